@@ -1,0 +1,78 @@
+"""The command line: the composition root, and the only room that prints.
+
+A verb is a module of this package with `main(arguments) -> exit code`; it is imported only when it is called, so that
+`echo-audio --help` stays instant. Exit codes: 0 done, 1 done with failures, 2 not done (one sentence says why),
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import NoReturn
+
+from echo_audio import __version__
+from echo_audio.errors import EchoError
+
+VERBS = {
+    "ask": ("echo_audio.cli.ask", "ask a question about recordings, and watch the answer come about"),
+    "demo": ("echo_audio.cli.demo", "ask the shipped model about the recordings that ship with it"),
+    "doctor": ("echo_audio.cli.doctor", "what this machine has, what is missing, and the command that cures it"),
+    "data": ("echo_audio.cli.data", "make and check data: scenes with exactly known times"),
+    "eval": ("echo_audio.cli.evaluate", "score a model on a published test"),
+    "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
+}
+
+_EPILOG = "Begin with `echo-audio demo`. `echo-audio VERB --help` explains a verb. Docs: docs/quickstart.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point `echo-audio`; always ends the process."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; returns its exit code. Errors that are not Echo's own pass through, with their traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the work
+    try:
+        return _dispatch(arguments)
+    except EchoError as error:
+        sys.stderr.write(f"echo-audio: {error}\n")
+        return 2
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"\nStopped. {stopped}\n" if stopped.args else "\nStopped.\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in VERBS:
+        module = importlib.import_module(VERBS[arguments[0]][0])
+        return module.main(arguments[1:])
+    parser = _parser()
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """What `--help` shows. The verbs' own arguments are parsed by the verbs."""
+    parser = argparse.ArgumentParser(
+        prog="echo-audio",
+        description="Audio language models that listen again while they reason.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"echo-audio {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", title="verbs")
+    for name, (_, about) in VERBS.items():
+        verbs.add_parser(name, help=about)
+    return parser

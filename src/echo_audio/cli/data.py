@@ -1,0 +1,86 @@
+"""`echo-audio data`: make scenes with exactly known times, check a store, pack recorded clips into a bank."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from echo_audio.cli.console import console
+from echo_audio.cli.progress import progress
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb: 0 done, 1 when a store has problems."""
+    args = _parser().parse_args(arguments)
+    return args.run(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="echo-audio data", description="Make and check data.")
+    verbs = parser.add_subparsers(required=True, metavar="WHAT")
+    scenes = verbs.add_parser("scenes", help="synthetic recordings with exactly known event times, and questions")
+    scenes.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; one begun before is continued")
+    scenes.add_argument("--n", type=int, default=10_000, help="rows (default 10000)")
+    scenes.add_argument("--seed", type=int, default=7, help="default 7")
+    scenes.add_argument("--split", choices=("train", "test"), default="train", help="which variants of the sounds")
+    scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
+    scenes.add_argument("--workers", type=int, metavar="N", help="processes; all cores by default")
+    scenes.set_defaults(run=_scenes)
+    check = verbs.add_parser("validate", help="check every row of a store against its grader and its audio")
+    check.add_argument("store", type=Path)
+    check.set_defaults(run=_validate)
+    bank = verbs.add_parser("bank", help="pack labelled recorded clips into one file for --bank")
+    source = bank.add_mutually_exclusive_group(required=True)
+    source.add_argument("--manifest", type=Path, help="JSON lines with file, label, licence, perhaps start_s and end_s")
+    source.add_argument("--fsdd", type=Path, metavar="DIR", help="the Free Spoken Digit Dataset")
+    bank.add_argument("--root", type=Path, help="where the manifest's files are, if not beside it")
+    bank.add_argument("--out", type=Path, required=True, metavar="FILE")
+    bank.set_defaults(run=_bank)
+    return parser
+
+
+def _scenes(args: argparse.Namespace) -> int:
+    from echo_audio.data.generate import generate_scenes
+    from echo_audio.data.scene import Split
+
+    again = f"Start the same command again: {args.out} is continued where it stopped."
+    try:
+        with progress("scenes", args.n) as (step, _):
+            made = generate_scenes(
+                args.out, args.n, args.seed, split=Split(args.split), banks=args.bank, workers=args.workers, on_rows=step
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(again) from None
+    console().print(Text(f"{made} rows made, {args.n} in {args.out}. Check them: echo-audio data validate {args.out}"))
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from echo_audio.data.store import Store
+    from echo_audio.data.validate import validate
+
+    store = Store(args.store)
+    with progress("rows", len(store)) as (step, _):
+        report = validate(store, lambda: step(1))
+    for problem, ids in sorted(report.problems.items(), key=lambda item: -len(item[1])):
+        some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+        console().print(Text(f"{len(ids):6} {problem}: {some}"), soft_wrap=True)
+    verdict = "nothing is wrong" if report.ok else f"{len(report.problems)} kinds of problem"
+    console().print(Text(f"{report.n_rows} rows checked: {verdict}."))
+    return 0 if report.ok else 1
+
+
+def _bank(args: argparse.Namespace) -> int:
+    from echo_audio.data.clips import ClipBank, fsdd_manifest, save_bank
+
+    if args.fsdd is not None:
+        bank = ClipBank.from_rows(fsdd_manifest(args.fsdd), args.fsdd)
+    else:
+        bank = ClipBank.from_manifest(args.manifest, args.root)
+    save_bank(bank, args.out)
+    size_mb = args.out.stat().st_size / 1e6
+    console().print(Text(f"{len(bank.clips)} clips of {len(bank.labels)} labels in {args.out} ({size_mb:.1f} MB)."))
+    return 0

@@ -1,0 +1,135 @@
+"""`echo-audio eval`: score a model on a published test, compare two runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from echo_audio.cli.console import console
+from echo_audio.cli.progress import progress
+from echo_audio.errors import ConfigError, DataError
+from echo_audio.models.folders import TINY
+from echo_audio.transcript import Mode, Played
+
+if TYPE_CHECKING:
+    from echo_audio.evaluation.base import Sample
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    args = _parser().parse_args(arguments)
+    return args.run(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="echo-audio eval", description="Score a model; compare runs.")
+    verbs = parser.add_subparsers(required=True, metavar="WHAT")
+    scenes = verbs.add_parser("scenes", help="our scenes with exactly known times: the published test split")
+    scenes.add_argument("--n", type=int, default=1000, help="questions (default 1000, the published split)")
+    scenes.add_argument("--model", default=TINY, help="a folder, a hub id, or tiny")
+    scenes.add_argument("--mode", choices=[str(m) for m in Mode], default=str(Mode.INTERLEAVED))
+    scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="recorded clips: asks about those")
+    scenes.add_argument("--played", choices=[str(p) for p in Played], action="append", help="only these ways of playing segments")
+    scenes.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
+    scenes.add_argument("--out", type=Path, metavar="DIR", help="keep every transcript there; a run begun before is continued")
+    scenes.add_argument("--in-flight", type=int, default=32, help="transcripts at once (default 32)")
+    scenes.add_argument("--device", help="cpu or cuda; a GPU where there is one")
+    scenes.set_defaults(run=_scenes)
+    compare = verbs.add_parser("compare", help="two runs on the same questions, with a paired test")
+    compare.add_argument("first", type=Path, help="folder of --out")
+    compare.add_argument("second", type=Path)
+    compare.add_argument("--played", default=str(Played.CROP))
+    compare.set_defaults(run=_compare)
+    return parser
+
+
+def _scenes(args: argparse.Namespace) -> int:
+    from echo_audio.data.stock import make_stock
+    from echo_audio.engines.local import LocalEngine
+    from echo_audio.evaluation.run import How, evaluate
+    from echo_audio.evaluation.scenes import SceneItems, summary
+
+    if args.n < 1:
+        raise ConfigError("--n must be at least 1")
+    engine = LocalEngine.load(args.model, device=args.device, max_rows=args.in_flight)
+    items = SceneItems(make_stock(args.bank), args.n, recorded_only=bool(args.bank))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+    runs: dict[Played, list[Sample]] = {}
+    for played in _passes(args):
+        how = How(Mode(args.mode), played)
+        out = args.out / f"{played}.jsonl" if args.out is not None else None
+        again = "Start the same command again and it goes on." if out else "Give --out DIR to be able to go on."
+        try:
+            with progress(str(played), args.n) as (step, _):
+                run = evaluate(
+                    items, engine, engine.thinker.family, how,
+                    out=out, in_flight=args.in_flight, on_sample=lambda _, step=step: step(1),
+                )  # fmt: skip
+                runs[played] = asyncio.run(run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(again) from None
+    engine.close()
+    truth = runs.pop(Played.CROP, [])
+    scores = summary(truth, {str(played): samples for played, samples in runs.items()})
+    scores |= {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model)}
+    if args.json is not None:
+        args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    _show(scores)
+    return 0
+
+
+def _passes(args: argparse.Namespace) -> list[Played]:
+    """Every way of playing segments where segments are heard; else one pass."""
+    if args.played:
+        return [Played(name) for name in args.played]
+    return list(Played) if args.mode == Mode.INTERLEAVED else [Played.CROP]
+
+
+def _show(scores: dict[str, Any]) -> None:
+    table = Table(title=f"{scores['n']} scenes, {scores['mode']}, seed {scores['seed']}", title_justify="left")
+    for name in ("", "value", "95 % interval", "n"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, value in scores.items():
+        if isinstance(value, dict) and "value" in value:
+            _line(table, name, value)
+        elif isinstance(value, dict):
+            for part, estimate in value.items():
+                _line(table, f"  {part}", estimate)
+    console().print(table)
+
+
+def _line(table: Table, name: str, estimate: dict[str, float]) -> None:
+    low, high = estimate["low"], estimate["high"]
+    table.add_row(name, f"{estimate['value']:.3f}", f"{low:.3f} to {high:.3f}", f"{estimate['n']:.0f}")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from echo_audio.evaluation.run import read_samples
+    from echo_audio.evaluation.statistics import paired
+
+    first, second = (read_samples(folder / f"{args.played}.jsonl") for folder in (args.first, args.second))
+    keys = sorted(first.keys() & second.keys())
+    if not keys:
+        raise DataError(f"{args.first} and {args.second} share no question; give two folders written by --out")
+    table = Table(title=f"{args.second} minus {args.first}, {len(keys)} questions", title_justify="left")
+    for name in ("", "first", "second", "difference", "95 % interval", "p (McNemar)", "n"):
+        table.add_column(name, justify="left" if not name else "right")
+    for kind in ("all", *sorted({first[key].kind for key in keys})):
+        some = [key for key in keys if kind in ("all", first[key].kind)]
+        a, b = [first[key].correct for key in some], [second[key].correct for key in some]
+        test = paired(a, b)
+        shares = (f"{sum(a) / len(a):.3f}", f"{sum(b) / len(b):.3f}", f"{test.difference:+.3f}")
+        table.add_row(kind, *shares, f"{test.low:+.3f} to {test.high:+.3f}", f"{test.p_value:.4f}", str(test.n))
+    console().print(table)
+    left = len(first.keys() ^ second.keys())
+    if left:
+        console().print(Text(f"{left} questions are only in one of the two and were left out.", "dim"))
+    return 0

@@ -1,0 +1,50 @@
+"""Progress of long work on stderr: how much, how fast, and when it ends. Nothing where stderr is no terminal."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from echo_audio.cli.console import console
+
+Step = Callable[[int], None]
+"""Called with the number of items that were done since the last call."""
+
+
+class _Rate(ProgressColumn):
+    """Items a second, and the time of day at which the last will be done."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        rate = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+        if task.time_remaining is None or task.finished:
+            return Text(rate)
+        end = datetime.datetime.now() + datetime.timedelta(seconds=task.time_remaining)
+        day = "" if end.date() == datetime.date.today() else f"{end:%a} "
+        return Text(f"{rate}, ends {day}{end:%H:%M:%S}")
+
+
+@contextmanager
+def progress(what: str, total: int, *, done: int = 0) -> Iterator[tuple[Step, Console]]:
+    """A bar, and the console that may be written to while it is shown.
+
+    Args:
+        what: a word before the bar.
+        total: items in all.
+        done: of these, before this run.
+    """
+    where = console(to_stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate())
+    apart = {"redirect_stdout": False, "redirect_stderr": False}  # results go to stdout, also while a bar is shown
+    with Progress(
+        *columns, console=where, disable=not where.is_terminal, transient=True, speed_estimate_period=120, **apart
+    ) as bars:
+        task = bars.add_task(what, total=total, completed=done)
+        yield (lambda n: bars.advance(task, n)), where

@@ -1,0 +1,82 @@
+"""Scenes into a store, on all cores. The same arguments give the same store, however often it was interrupted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from echo_audio.data.render import Stock, render
+from echo_audio.data.rows import Row
+from echo_audio.data.scene import Split
+from echo_audio.data.scenes import draw_row, with_audio
+from echo_audio.data.stock import make_stock
+from echo_audio.data.store import StoreWriter, write_audio
+from echo_audio.errors import DataError
+
+SHARD_ROWS = 256
+"""Rows of a shard: what is lost at most when a run is killed."""
+
+
+def generate_scenes(
+    out: Path,
+    n: int,
+    seed: int,
+    *,
+    split: Split = Split.TRAIN,
+    banks: Sequence[str | Path] = (),
+    workers: int | None = None,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Fill a store up to n rows.
+
+    Args:
+        out: folder of the store; one begun by the same arguments is continued.
+        banks: packed banks of recorded sounds.
+        workers: processes; None takes every core.
+        on_rows: told how many rows were added.
+
+    Returns:
+        Rows that were made now.
+
+    Raises:
+        DataError: the folder holds another store, or a bank does not load.
+    """
+    if n < 1:
+        raise DataError(f"n is {n}; make at least one row")
+    paths = tuple(str(Path(bank).resolve()) for bank in banks)
+    made_by = {"scenes": {"seed": seed, "split": split.value, "banks": [Path(p).name for p in paths]}}
+    make_stock(paths)  # a bank that does not load is told here, not by a worker
+    writer = StoreWriter(out, made_by)
+    begin = writer.n_rows
+    spans = [(a, min(a + SHARD_ROWS, n)) for a in range(begin, n, SHARD_ROWS)]
+    context = multiprocessing.get_context("spawn")
+    n_workers = workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        parts = [(str(out), seed, split, paths, i) for a, b in spans for i in range(a, b)]
+        made = pool.map(_make, parts, chunksize=8)
+        for a, b in spans:
+            rows: list[Row] = []
+            for _ in range(a, b):
+                rows.append(next(made))
+                on_rows(1)
+            writer.append(rows)
+    return max(0, n - begin)
+
+
+@cache
+def _stock(paths: tuple[str, ...]) -> Stock:
+    return make_stock(paths)
+
+
+def _make(part: tuple[str, int, Split, tuple[str, ...], int]) -> Row:
+    """One row, its audio written."""
+    out, seed, split, paths, index = part
+    stock = _stock(paths)
+    row, scene = draw_row(seed, index, split, stock)
+    recording = render(scene, stock)
+    write_audio(Path(out), recording)
+    return with_audio(row, recording.id)

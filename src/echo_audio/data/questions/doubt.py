@@ -1,0 +1,147 @@
+"""Training rows with a wrong first look or with spoilt audio: what is heard again is to be weighed, not believed.
+
+A row with doubt cites a wrong span, says what is there, and looks again. A row with spoilt audio says that what it
+hears does not fit and goes by the first hearing; its `provenance["corrupt"]` tells which segment to spoil and how.
+Both stay true, and neither belongs in a test.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from echo_audio.data.questions import KINDS
+from echo_audio.data.rows import KnownEvent, Row
+from echo_audio.data.wording import the
+
+_TAG = re.compile(r" <seg>([\d.]+), ([\d.]+)</seg>")
+
+_AGAIN = (
+    "I look again",
+    "I try once more",
+    "I correct the time",
+    "a second look gives",
+    "the right place is",
+    "I move on to",
+)
+_ELSEWHERE = (
+    ", but that is {other}; {again}",
+    ", yet I hear {other} there, so {again}",
+    ": no, that is {other}; {again}",
+    "; what I hear is {other}, so {again}",
+    ", but {other} is not what I need; {again}",
+)
+_EMPTY = (
+    ", but nothing is heard there; {again}",
+    ", yet that part is empty, so {again}",
+    ": no, there is only background; {again}",
+    "; I hear no sound in it, so {again}",
+    ", but this is a pause; {again}",
+)
+_PART = (
+    ", but a part of it is cut off; {again}",
+    ", yet that is only a part, so {again}",
+    ": the borders are wrong, so {again}",
+    "; I do not hear all of it, so {again}",
+    ", but it is not complete; {again}",
+)
+_SILENT = (
+    "; this time I hear nothing, so I go by the first hearing",
+    ", but now it is silent and I keep to what I heard at first",
+    "; the second hearing brings no sound, so the first one counts",
+    ", where nothing comes back to me, so I go by memory",
+    "; I get only silence, so I trust the first hearing",
+)
+_SWAPPED = (
+    "; what I hear now does not fit, so I go by the first hearing",
+    ", but this is another sound than before and I keep to what I heard at first",
+    "; the second hearing does not agree, so the first one counts",
+    ", where something else is played, so I go by memory",
+    "; that is not from this recording, so I trust the first hearing",
+)
+
+
+def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
+    """The row with one wrong segment put in front of a right one; `provenance["doubt"]` is the index of the wrong tag.
+
+    None where the row has no reasoning with a segment that ends a clause.
+    """
+    tags = _tags(row.reasoning or "")
+    if row.reasoning is None or not tags:
+        return None
+    at, found = tags[int(rng.integers(len(tags)))]
+    start, end = round(float(found[1]) * 10), round(float(found[2]) * 10)
+    wrong, remark = _wrong(row, start, end, rng)
+    again = _AGAIN[int(rng.integers(len(_AGAIN)))]
+    first = f" <seg>{wrong[0] / 10:.1f}, {wrong[1] / 10:.1f}</seg>{remark.replace('{again}', again)}"
+    text = row.reasoning[: found.start()] + first + row.reasoning[found.start() :]
+    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "doubt": at}})
+
+
+def _tags(reasoning: str) -> list[tuple[int, re.Match[str]]]:
+    """The segments, by index, behind which a remark can be put in: those that end a clause."""
+    return [(i, m) for i, m in enumerate(_TAG.finditer(reasoning)) if reasoning[m.end() : m.end() + 1] in set(",.;:")]
+
+
+def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tuple[int, int], str]:
+    """A wrong span in tenths of a second, and what is to be said about it."""
+    spans = [(round(e.start_s * 10), round(e.end_s * 10), e) for e in row.events]
+    way = rng.random()
+    others = [s for s in spans if (s[1] <= start or s[0] >= end) and _alone(s, spans)]
+    if way < 0.5 and others:
+        left, right, event = others[int(rng.integers(len(others)))]
+        return (left, right), _pick(rng, _ELSEWHERE).replace("{other}", _name(event))
+    pauses = _pauses(spans, round(row.duration_s * 10))
+    if way < 0.75 and pauses:
+        left, right = pauses[int(rng.integers(len(pauses)))]
+        size = int(rng.integers(3, min(right - left, 15) + 1))
+        at = int(rng.integers(left, right - size + 1))
+        return (at, at + size), _pick(rng, _EMPTY)
+    cut = max(1, round((end - start) * float(rng.uniform(0.3, 0.6))))
+    if rng.random() < 0.5:
+        return (start + min(cut, end - start - 1), end), _pick(rng, _PART)
+    return (start, end - min(cut, end - start - 1)), _pick(rng, _PART)
+
+
+def _alone(span: tuple[int, int, KnownEvent], spans: list[tuple[int, int, KnownEvent]]) -> bool:
+    return all(other is span or other[1] <= span[0] or other[0] >= span[1] for other in spans)
+
+
+def _pauses(spans: list[tuple[int, int, KnownEvent]], duration: int) -> list[tuple[int, int]]:
+    """Stretches of at least 0.5 s without any event, 0.1 s away from each."""
+    out: list[tuple[int, int]] = []
+    at = 0
+    for left, right, _ in sorted(spans, key=lambda s: s[0]):
+        if left - at >= 7:
+            out.append((at + 1, left - 1))
+        at = max(at, right)
+    if duration - at >= 7:
+        out.append((at + 1, duration - 1))
+    return out
+
+
+def _name(event: KnownEvent) -> str:
+    return the(event.label)
+
+
+def _pick(rng: np.random.Generator, texts: tuple[str, ...]) -> str:
+    return texts[int(rng.integers(len(texts)))]
+
+
+def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
+    """The row for a trainer that spoils the audio of one segment: `provenance["corrupt"]` is {"index of the tag":
+    "silence" or "swap"}.
+
+    None where the answer would then not be known: kinds whose answer is only in the sound, and rows without segments.
+    """
+    if row.reasoning is None or KINDS[row.kind].in_sound or KINDS[row.kind].training_only:
+        return None
+    tags = _tags(row.reasoning)
+    if not tags:
+        return None
+    at, found = tags[int(rng.integers(len(tags)))]
+    how = "silence" if rng.random() < 0.5 else "swap"
+    remark = _pick(rng, _SILENT if how == "silence" else _SWAPPED)
+    text = row.reasoning[: found.end()] + remark + row.reasoning[found.end() :]
+    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "corrupt": {str(at): how}}})

@@ -1,0 +1,70 @@
+"""Every error Echo raises on purpose, in one tree. Each message names the cure.
+
+    EchoError
+    ├── AudioError (ValueError)      a recording that cannot be used: missing, empty, corrupt, silent, too long
+    ├── SegmentError (ValueError)    a span that no recording can have: negative, reversed, not a number
+    ├── TranscriptError (ValueError) a transcript or its JSON that breaks a law of the transcript
+    ├── DataError (ValueError)       a row, a store or a question file that does not hold together
+    ├── ConfigError (ValueError)     a setting that is unknown, contradictory or out of range
+    ├── ModelError (ValueError)      a model folder that is not of the family, incomplete or damaged
+    ├── EngineError (RuntimeError)   an engine that failed while generating
+    ├── TrainingError (RuntimeError) a run that must stop: NaN, nothing to resume, a full disk
+    └── MissingExtraError (ImportError)  a feature whose optional packages are not installed
+
+A malformed segment *in a rollout* is none of these: it is recorded on the transcript and generation goes on.
+"""
+
+from __future__ import annotations
+
+
+class EchoError(Exception):
+    """Base of all errors raised on purpose; the command line prints its message without a traceback."""
+
+
+class AudioError(EchoError, ValueError):
+    """A recording that cannot be used."""
+
+
+class SegmentError(EchoError, ValueError):
+    """A span that no recording can have."""
+
+
+class TranscriptError(EchoError, ValueError):
+    """A transcript, or its JSON, that breaks a law of the transcript."""
+
+
+class DataError(EchoError, ValueError):
+    """A row, a store or a question file that does not hold together."""
+
+
+class ConfigError(EchoError, ValueError):
+    """A setting that is unknown, contradictory or out of range."""
+
+
+class ModelError(EchoError, ValueError):
+    """A model folder that is not of the family, incomplete or damaged."""
+
+
+class EngineError(EchoError, RuntimeError):
+    """An engine that failed while generating."""
+
+
+class TrainingError(EchoError, RuntimeError):
+    """A training run that has to stop."""
+
+
+class MissingExtraError(EchoError, ImportError):
+    """An optional feature whose packages are not installed.
+
+    Args:
+        feature: what the user asked for, as they would say it.
+        extra: the name of the extra that brings it (`pip install 'echo-audio[extra]'`).
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional part of Echo. Install it with: pip install 'echo-audio[{extra}]'")
+        self.feature, self.extra = feature, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """Pickle by the two arguments (ImportError's default would pass the message)."""
+        return type(self), (self.feature, self.extra)

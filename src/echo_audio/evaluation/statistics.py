@@ -1,0 +1,96 @@
+"""Uncertainty of scores: intervals for rates and means, and a paired test of two runs on the same items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    Args:
+        value: the point estimate; NaN without items.
+        low, high: ends of the interval.
+        n: items it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float]:
+        """As plain numbers, rounded to four places."""
+        return {name: round(number, 4) for name, number in asdict(self).items()}
+
+
+def rate(outcomes: Sequence[bool]) -> Estimate:
+    """Share of true outcomes, with Wilson's interval."""
+    n = len(outcomes)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    p = sum(outcomes) / n
+    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    reach = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return Estimate(p, max(0.0, middle - reach), min(1.0, middle + reach), n)
+
+
+def mean(values: Sequence[float], *, seed: int = 0, draws: int = 2000) -> Estimate:
+    """Mean, with a percentile bootstrap interval (seeded)."""
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    array = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    means = [array[rng.integers(0, n, n)].mean() for _ in range(draws)]
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(array.mean()), float(low), float(high), n)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two runs on the same items.
+
+    Args:
+        only_first, only_second: items that only one of them got right.
+        difference: accuracy of the second minus the first.
+        low, high: its 95 % interval (Wald, paired).
+        p_value: exact two-sided McNemar test.
+        n: items.
+    """
+
+    only_first: int
+    only_second: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
+    """McNemar's exact test and the difference of accuracies of two runs on the same items, in the same order."""
+    pairs = list(zip(first, second, strict=True))
+    b = sum(x and not y for x, y in pairs)
+    c = sum(y and not x for x, y in pairs)
+    n = len(pairs)
+    difference = (c - b) / n if n else math.nan
+    spread = math.sqrt(max(0.0, b + c - (c - b) ** 2 / n)) / n if n else math.nan
+    return Paired(b, c, difference, difference - Z95 * spread, difference + Z95 * spread, _mcnemar(b, c), n)
+
+
+def _mcnemar(b: int, c: int) -> float:
+    """Two-sided binomial test of b against c at one half, by logarithms so that large counts do not overflow."""
+    n = b + c
+    if n == 0:
+        return 1.0
+    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(min(b, c) + 1)]
+    return min(1.0, 2 * sum(math.exp(x) for x in logs))

@@ -1,0 +1,29 @@
+"""Low-rank adapters on the decoder, in place: attach before training, merge into the weights after."""
+
+from __future__ import annotations
+
+from echo_audio.models.thinker import Thinker
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def attach(thinker: Thinker, rank: int, alpha: float) -> None:
+    """Freeze the model and put adapters on every projection of the decoder."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inside = next(name for name, module in thinker.model.named_modules() if module is thinker.decoder)
+    targets = rf"{inside.replace('.', chr(92) + '.')}\.layers\..*\.({'|'.join(_PROJECTIONS)})"
+    thinker.model.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=round(alpha), lora_dropout=0.0, target_modules=targets)
+    inject_adapter_in_model(config, thinker.model)
+
+
+def merge(thinker: Thinker) -> None:
+    """Fold adapters into the weights and take them away; nothing happens without any."""
+    from peft.tuners.lora import LoraLayer
+
+    found = [(name, module) for name, module in thinker.model.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in found:
+        module.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(thinker.model.get_submodule(parent), child, module.get_base_layer())

@@ -1,0 +1,315 @@
+"""Stage 1: supervised fine-tuning on written transcripts, on transformers' Trainer.
+
+A run folder holds config.toml, metrics.jsonl, checkpoints/ and, at the end, model/: a folder that transformers, vLLM
+and every verb of Echo load. A run that was killed goes on from its last checkpoint when it is started again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from echo_audio.data.render import Stock
+from echo_audio.data.stock import make_stock
+from echo_audio.errors import TrainingError
+from echo_audio.models import folders
+from echo_audio.models.thinker import Thinker, save_folder
+from echo_audio.training import adapters
+from echo_audio.training.batch import LengthGroupedBatches, collate
+from echo_audio.training.model import SftModel
+from echo_audio.training.new_model import write_new_model
+from echo_audio.training.settings import SftSettings
+from echo_audio.training.sources import Rows, SceneRows, StoreRows, lengths
+from echo_audio.training.tracker import Tracker
+
+_WEIGHTS = "training.safetensors"
+
+
+def train(settings: SftSettings) -> Path:
+    """Run, or resume, a supervised training.
+
+    Returns:
+        The folder of the trained model.
+
+    Raises:
+        TrainingError: a loss or a weight is not finite; nothing broken was saved.
+    """
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _same_settings(out / "config.toml", settings)
+    torch.manual_seed(settings.train.seed)
+    stock = make_stock(settings.data.banks)
+    source = _source(settings, stock, out)
+    thinker = Thinker.load(source, dtype=getattr(torch, settings.model.dtype))
+    labels = {label: i for i, label in enumerate(stock.labels)} if settings.train.auxiliary_weight else {}
+    rows = make_rows(settings, thinker, stock, labels)
+    if settings.model.lora_rank:
+        adapters.attach(thinker, settings.model.lora_rank, settings.model.lora_alpha)
+    model = SftModel(
+        thinker,
+        n_labels=len(labels),
+        auxiliary_weight=settings.train.auxiliary_weight,
+        freeze_audio=settings.model.freeze_audio,
+    )
+    if settings.train.gradient_checkpointing:
+        recompute_activations(thinker)
+    trainer = SftTrainer(model, rows, settings)
+    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    if trainer.progress.stopped_by is not None:
+        raise TrainingError(
+            f"stopped by {trainer.progress.stopped_by.name} at step {trainer.state.global_step}; a checkpoint was written: "
+            "start the same command again and it goes on from there"
+        )
+    adapters.merge(thinker)
+    save_folder(thinker, out / "model", folders.resolve(source))
+    return out / "model"
+
+
+def recompute_activations(thinker: Thinker) -> None:
+    """Gradient checkpointing on every layer (set on the layers: the model's own switch was renamed in transformers 5.2x)."""
+    for layer in (*thinker.audio_tower.layers, *thinker.decoder.layers):
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+
+
+def make_rows(settings: SftSettings, thinker: Thinker, stock: Stock, labels: dict[str, int]) -> Rows:
+    """The rows that the settings name."""
+    how = {
+        "answer_weight": settings.train.answer_weight,
+        "segment_weight": settings.train.segment_weight,
+        "labels": labels,
+    }
+    if settings.data.store:
+        return StoreRows(settings.data, thinker.family, **how)
+    if settings.data.audio_cache:
+        Path(settings.data.audio_cache).mkdir(parents=True, exist_ok=True)
+    return SceneRows(settings.data, thinker.family, stock, **how)
+
+
+def _source(settings: SftSettings, stock: Stock, out: Path) -> str:
+    if settings.model.source != "new":
+        return settings.model.source
+    folder = out / "new"
+    if not (folder / "config.json").is_file():
+        write_new_model(folder, settings, stock)
+    return str(folder)
+
+
+def _same_settings(path: Path, settings: SftSettings) -> None:
+    """Write the resolved settings beside the run; refuse to go on with others."""
+    text = settings.to_toml()
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise TrainingError(
+            f"{path.parent} holds a run with other settings; give another `out`, or delete that folder to start anew"
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end (the trainer's state is written last)."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
+
+
+class SftTrainer(Trainer):
+    """transformers' Trainer over `SftModel`: our batches, our mask, our metrics, no broken checkpoint."""
+
+    def __init__(self, model: SftModel, rows: Rows, settings: SftSettings) -> None:
+        self.settings, self.rows, self.sft_model = settings, rows, model
+        train = settings.train
+        self.batches = LengthGroupedBatches(_lengths(rows, settings), train.batch_tokens, train.seed, train.epochs)
+        super().__init__(
+            model=model, args=_arguments(settings), train_dataset=rows, data_collator=collate
+        )
+        self.model_accepts_loss_kwargs = True
+        self.progress = Progress(model, Path(settings.out), settings)
+        self.add_callback(self.progress)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of similar length, the same order for the same seed."""
+        workers = self.settings.train.workers
+        loader = DataLoader(
+            self.rows,
+            batch_sampler=self.batches,
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return self.accelerator.prepare_data_loader(loader, device_placement=True)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """The forwards of one optimiser step and their total weight, by which each loss is divided."""
+        began = time.monotonic()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.sft_model.add("waited_s", time.monotonic() - began)
+        if not batches:
+            return batches, None
+        return batches, torch.stack([batch["weights"].sum().to(device) for batch in batches]).sum()
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's own loss."""
+        loss = model(num_items=num_items_in_batch, **inputs)
+        return (loss, {}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """All weights as they are trained, atomically; never a NaN."""
+        folder = Path(output_dir or self.args.output_dir or self.settings.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.sft_model.state_dict().items()}
+        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise TrainingError(f"{broken[0]} is not finite; the last checkpoint is good: lower the learning rate and resume")
+        shared: dict[int, str] = {}
+        unique = {n: t for n, t in tensors.items() if shared.setdefault(t.data_ptr(), n) == n or not t.numel()}
+        save_file(unique, folder / f"{_WEIGHTS}.part")
+        (folder / f"{_WEIGHTS}.part").replace(folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Put back what `_save` wrote."""
+        tensors = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
+        (model or self.sft_model).load_state_dict(tensors, strict=False)
+
+
+def _lengths(rows: Rows, settings: SftSettings) -> NDArray[np.int64]:
+    """Tokens of each row; kept beside the run, so that a resumed run need not count again."""
+    path = Path(settings.out) / "lengths.npy"
+    if path.is_file():
+        known = np.load(path, allow_pickle=False)
+        if len(known) == len(rows):
+            return known
+    counted = lengths(rows, settings.train.workers)
+    np.save(path, counted)
+    return counted
+
+
+def _arguments(settings: SftSettings) -> TrainingArguments:
+    train = settings.train
+    return TrainingArguments(
+        output_dir=str(Path(settings.out) / "checkpoints"),
+        num_train_epochs=1,  # all passes over the rows are in the order of the batches
+        max_steps=train.max_steps,
+        gradient_accumulation_steps=train.accumulate,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=train.max_grad_norm,
+        bf16=train.bf16,
+        tf32=True if torch.cuda.is_available() else None,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=train.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # by time: `Progress`
+        save_total_limit=2,
+        report_to="none",
+        accelerator_config={"non_blocking": True},
+        seed=train.seed,
+        dataloader_num_workers=train.workers,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+
+
+class Progress(TrainerCallback):
+    """Writes metrics.jsonl, asks for checkpoints by the clock, and stops a run whose loss is not finite."""
+
+    def __init__(self, model: SftModel, out: Path, settings: SftSettings) -> None:
+        self.model, self.settings = model, settings
+        self.metrics = out / "metrics.jsonl"
+        self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track)
+        self.began = self.logged = self.saved = time.monotonic()
+        self.stopped_by: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def _stop(self, number: int, _frame: object) -> None:
+        """Asked to stop: finish the step, save, end. A second Ctrl-C ends at once."""
+        self.stopped_by = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Drop what was logged after the checkpoint that this run resumes from; listen for signals."""
+        self.began = self.logged = self.saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGTERM, signal.SIGINT)}
+        if self.metrics.is_file():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+            self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save when it is time."""
+        if time.monotonic() - self.saved > self.settings.train.save_every_s or state.global_step >= state.max_steps:
+            control.should_save = True
+            self.saved = time.monotonic()
+        if self.stopped_by is not None:
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """One line of metrics.jsonl."""
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        line = {"step": state.global_step, **logs, **summarise(self.model.drain(), now - self.logged)}
+        line["elapsed_s"] = round(now - self.began, 2)
+        self.logged = now
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.tracker.log(line)
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {state.global_step}; see {self.metrics}. No checkpoint of it was kept: "
+                "lower train.learning_rate and start again, it resumes from the last good checkpoint"
+            )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the tracker, leave the signals as they were."""
+        self._restore()
+        self.tracker.finish()
+
+
+def summarise(totals: dict[str, float], elapsed_s: float) -> dict[str, float]:
+    """What was counted between two lines of metrics.jsonl, as rates and shares."""
+    if not totals:
+        return {}
+    answers = totals["answer_tokens"]
+    values = {
+        "token_loss": totals["loss_sum"] / totals["sampled"],
+        "token_accuracy": totals["tokens_right"] / totals["sampled"],
+        "answer_accuracy": totals["answer_tokens_right"] / answers if answers else 0.0,
+        "waiting_share": totals.get("waited_s", 0.0) / elapsed_s,
+        "padding_share": 1 - totals["real"] / totals["padded"],
+        "rows_per_s": totals["rows"] / elapsed_s,
+        "tokens_per_s": totals["real"] / elapsed_s,
+        "audio_s_per_s": totals["audio_s"] / elapsed_s,
+    }
+    if "auxiliary" in totals:
+        values["auxiliary_loss"] = totals["auxiliary"] / totals["batches"]
+    return {name: round(value, 5) for name, value in values.items()}

@@ -1,0 +1,159 @@
+"""The audio tower on all blocks at once against transformers' own forward, and the whole model against its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers import ask, noise, opened
+from torch import Tensor
+
+from echo_audio.audio import Recording, Segment
+from echo_audio.encoding import TranscriptEncoder
+from echo_audio.listen import Encoded
+from echo_audio.models.audio_tower import Features, encode_features
+from echo_audio.models.logmel import logmel, logmel_padded
+from echo_audio.models.thinker import Thinker
+from echo_audio.transcript import Author, Mode, Transcript, Written
+
+N_FRAMES = [3, 4, 5, 7, 99, 150, 199, 200, 201, 202, 203, 399, 400, 401, 555, 1000, 1003]
+
+
+def features_of(n_frames: int) -> Tensor:
+    (features,) = logmel([noise(n_frames / 100, seed=n_frames).samples])
+    assert features.shape == (128, n_frames)
+    return features
+
+
+def stock_tower(thinker: Thinker, features: list[Tensor]) -> list[Tensor]:
+    """transformers' forward over clips that are packed one after another."""
+    tower = thinker.audio_tower
+    lengths = torch.tensor([clip.shape[1] for clip in features])
+    after_conv, tokens = tower._get_feat_extract_output_lengths(lengths)
+    out = tower(torch.cat(features, dim=1), feature_lens=lengths, aftercnn_lens=after_conv)
+    return list(out.last_hidden_state.split(tokens.tolist()))
+
+
+@pytest.mark.parametrize("n_frames", N_FRAMES)
+@torch.inference_mode()
+def test_one_clip(thinker: Thinker, n_frames: int) -> None:
+    features = features_of(n_frames)
+    (ours,), (expected,) = thinker.encode_features([features]), stock_tower(thinker, [features])
+    assert ours.shape == expected.shape
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_many_clips_at_once(thinker: Thinker) -> None:
+    features = [features_of(n) for n in N_FRAMES]
+    ours, expected = thinker.encode_features(features), stock_tower(thinker, features)
+    alone = [thinker.encode_features([clip])[0] for clip in features]
+    for a, b, c in zip(ours, expected, alone, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_padded_groups_equal_clips_one_by_one(thinker: Thinker) -> None:
+    """How training feeds the tower: a padded batch, frames behind a clip's end holding anything."""
+    recordings = [noise(seconds, seed) for seed, seconds in enumerate((0.5, 2.0, 4.01, 3.333))]
+    batch = torch.zeros(len(recordings), max(r.n_samples for r in recordings))
+    for row, recording in zip(batch, recordings, strict=True):
+        row[: recording.n_samples] = torch.from_numpy(recording.samples.copy())
+    n_frames = [-(-r.n_samples // 160) for r in recordings]
+    padded = logmel_padded(batch)
+    for row, n in zip(padded, n_frames, strict=True):
+        row[:, n:] = 7.0
+    tokens, counts = encode_features(
+        thinker.audio_tower, [Features(padded[:2], n_frames[:2]), Features(padded[2:], n_frames[2:])]
+    )
+    expected = thinker.encode_features(logmel([r.samples for r in recordings]))
+    assert counts == [len(e) for e in expected]
+    torch.testing.assert_close(tokens, torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def stock_logits(thinker: Thinker, encoded: Encoded) -> Tensor:
+    """The published way: ids, padded features and their mask into the transformers model."""
+    features = logmel([clip.recording.samples for clip in encoded.clips])
+    longest = max(clip.shape[1] for clip in features)
+    padded, mask = torch.zeros(len(features), 128, longest), torch.zeros(len(features), longest, dtype=torch.long)
+    for i, clip in enumerate(features):
+        padded[i, :, : clip.shape[1]], mask[i, : clip.shape[1]] = clip, 1
+    ids = torch.tensor([encoded.ids])
+    out = thinker.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        input_features=padded,
+        feature_attention_mask=mask,
+        use_cache=False,
+    )
+    return out.logits[0]
+
+
+def conversation(thinker: Thinker, recording: Recording) -> Encoded:
+    """A prompt, and a reasoning that listens twice."""
+    family = thinker.family
+    transcript = Transcript.open(ask(recording), family.prompt(ask(recording), Mode.INTERLEAVED))
+    for text, segment in (
+        ("<think>a bell <seg>0.5, 1.5</seg>", Segment(0.5, 1.5)),
+        (" <seg>0.0, 0.77</seg>", Segment(0, 0.77)),
+    ):
+        transcript = transcript.say(Written(text, Author.MODEL)).hear(segment)
+    transcript = transcript.say(Written(" so.</think>\n<answer>a bell</answer>", Author.MODEL))
+    return TranscriptEncoder(family, recording).encode(transcript)
+
+
+@pytest.mark.parametrize("duration_s", [1.6, 2.0, 5.37])
+@torch.inference_mode()
+def test_the_whole_model_equals_transformers_own_forward(thinker: Thinker, duration_s: float) -> None:
+    encoded = conversation(thinker, noise(duration_s))
+    expected = stock_logits(thinker, encoded)
+    embeds = thinker.embed_encoded(encoded)[None]
+    ours = thinker.logits(thinker.decode(embeds, torch.arange(len(encoded.ids))[None]))[0]
+    allowed = thinker.allowed
+    torch.testing.assert_close(ours[:, allowed], expected[:, allowed], atol=1e-4, rtol=1e-4)
+    assert (ours[:, ~allowed] == -torch.inf).all()
+    without = embeds.clone()
+    without[0, encoded.clips[1].position] = 0
+    changed = thinker.logits(thinker.decode(without, torch.arange(len(encoded.ids))[None]))[0]
+    assert float((changed[-1] - ours[-1])[allowed].abs().max()) > 1e-3  # one audio token less would be noticed
+
+
+def test_positions_are_sequential_by_the_models_own_rule(thinker: Thinker) -> None:
+    encoded = conversation(thinker, noise(5.37))
+    ids = torch.tensor([encoded.ids])
+    n_frames = torch.tensor([-(-clip.recording.n_samples // 160) for clip in encoded.clips])
+    positions, deltas = thinker.model.get_rope_index(ids, None, None, torch.ones_like(ids), False, n_frames)
+    expected = torch.arange(len(encoded.ids)).expand(3, 1, -1)
+    assert torch.equal(positions.long(), expected)
+    assert int(deltas) == 0
+
+
+def test_scores_are_the_log_probabilities_of_the_next_id(thinker: Thinker) -> None:
+    encoded = conversation(thinker, noise(2.0))
+    with torch.inference_mode():
+        scores = thinker.score(encoded)
+        expected = stock_logits(thinker, encoded).masked_fill(~thinker.allowed, -torch.inf).log_softmax(-1)
+    assert scores[0] == 0
+    picked = expected[:-1].gather(1, torch.tensor(encoded.ids[1:])[:, None])[:, 0]
+    sampled = torch.tensor(encoded.sampled)[1:]
+    torch.testing.assert_close(scores[1:][sampled], picked[sampled], atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_flow_through_the_inserted_audio(thinker: Thinker) -> None:
+    encoded = conversation(thinker, noise(2.0))
+    thinker.zero_grad()
+    (-thinker.score(encoded)[torch.tensor(encoded.sampled)].mean()).backward()
+    for weight in (thinker.audio_tower.conv1.weight, thinker.decoder.embed_tokens.weight):
+        assert weight.grad is not None
+        assert weight.grad.isfinite().all()
+        assert weight.grad.abs().sum() > 0
+    thinker.zero_grad()
+
+
+def test_silence_and_the_shortest_clip_have_finite_tokens(thinker: Thinker) -> None:
+    for samples in (np.zeros(16_000, np.float32), np.zeros(321, np.float32)):
+        recording = Recording(samples)
+        encoded = TranscriptEncoder(thinker.family, recording).encode(opened(recording))
+        with torch.inference_mode():
+            assert thinker.embed_encoded(encoded).isfinite().all()
