@@ -10,6 +10,7 @@ from rich.text import Text
 
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
+from echo_audio.errors import DataError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,9 +38,21 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--manifest", type=Path, help="JSON lines with file, label, licence, perhaps start_s and end_s")
     source.add_argument("--fsdd", type=Path, metavar="DIR", help="the Free Spoken Digit Dataset")
     bank.add_argument("--root", type=Path, help="where the manifest's files are, if not beside it")
+    bank.add_argument(
+        "--per-speaker", type=_positive, metavar="N", help="at most N clips of each label and speaker; all by default"
+    )
+    bank.add_argument("--skip-unusable", action="store_true", help="leave out clips that cannot be used, naming each")
     bank.add_argument("--out", type=Path, required=True, metavar="FILE")
     bank.set_defaults(run=_bank)
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least one, for argparse."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return number
 
 
 def _scenes(args: argparse.Namespace) -> int:
@@ -74,13 +87,19 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _bank(args: argparse.Namespace) -> int:
-    from echo_audio.data.clips import ClipBank, fsdd_manifest, save_bank
+    from echo_audio.data.clips import ClipBank, clips_folder, fsdd_manifest, read_manifest, save_bank, thin
 
     if args.fsdd is not None:
-        bank = ClipBank.from_rows(fsdd_manifest(args.fsdd), args.fsdd)
+        rows, root = fsdd_manifest(args.fsdd), args.fsdd
     else:
-        bank = ClipBank.from_manifest(args.manifest, args.root)
+        rows, root = read_manifest(args.manifest), args.root or clips_folder(args.manifest)
+    rows = rows if args.per_speaker is None else thin(rows, args.per_speaker)
+    bank = ClipBank.from_rows(rows, root, _left_out if args.skip_unusable else None)
     save_bank(bank, args.out)
     size_mb = args.out.stat().st_size / 1e6
     console().print(Text(f"{len(bank.clips)} clips of {len(bank.labels)} labels in {args.out} ({size_mb:.1f} MB)."))
     return 0
+
+
+def _left_out(error: DataError) -> None:
+    console().print(Text(f"left out: {error}"), soft_wrap=True)

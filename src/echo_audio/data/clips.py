@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -169,6 +169,12 @@ def _held_out(rows: Sequence[ClipRow]) -> list[Split]:
 # ---------------------------------------------------------------------------------------------- the bank
 
 
+def clips_folder(manifest: Path) -> Path:
+    """What the paths of a manifest are relative to: the folder `root` beside it, or else its own folder."""
+    beside = manifest.parent / "root"
+    return beside if beside.is_dir() else manifest.parent
+
+
 class ClipBank:
     """Recorded clips as a `Bank`; a sound's `variant` is the index into `clips`."""
 
@@ -185,8 +191,13 @@ class ClipBank:
             self._variants.setdefault((clip.row.label, clip.split), []).append(index)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[ClipRow], root: Path) -> ClipBank:
+    def from_rows(
+        cls, rows: Iterable[ClipRow], root: Path, on_unusable: Callable[[DataError], None] | None = None
+    ) -> ClipBank:
         """Decode the files of the rows under `root`; samples that occur twice are kept once.
+
+        Args:
+            on_unusable: told of each row that cannot be used, which is then left out; None refuses the whole bank.
 
         Raises:
             DataError: a row whose file is missing, outside the root, not audio, silent or too short.
@@ -197,7 +208,13 @@ class ClipBank:
         samples: list[NDArray[np.int16]] = []
         whole_files: dict[Path, Recording] = {}
         for row in ordered:
-            decoded = _decoded(row, root, whole_files)
+            try:
+                decoded = _decoded(row, root, whole_files)
+            except DataError as error:
+                if on_unusable is None:
+                    raise
+                on_unusable(error)
+                continue
             digest = hashlib.blake2b(decoded.tobytes(), digest_size=16).digest()
             if digest not in seen:
                 seen.add(digest)
@@ -209,8 +226,7 @@ class ClipBank:
     @classmethod
     def from_manifest(cls, manifest: Path, root: Path | None = None) -> ClipBank:
         """The clips of a JSONL manifest, with paths relative to `root` (the manifest's folder, or `root` in it)."""
-        beside = manifest.parent / "root"
-        return cls.from_rows(read_manifest(manifest), root or (beside if beside.is_dir() else manifest.parent))
+        return cls.from_rows(read_manifest(manifest), root or clips_folder(manifest))
 
     def labels_for(self, split: Split) -> tuple[str, ...]:
         """Labels that have at least one clip in that split."""
