@@ -1,11 +1,12 @@
-"""Qwen's published vocabulary for tests, where it can be had without a network."""
+"""Qwen's published vocabulary for tests, without a network."""
 
 from __future__ import annotations
 
 import base64
 import functools
-import importlib.metadata
+import hashlib
 import itertools
+import lzma
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,43 +17,35 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from echo_audio.models import folders
+
 CONTROL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_bos|>", "<|vision_eos|>",
     "<|vision_pad|>", "<|IMAGE|>", "<|VIDEO|>",
 )  # fmt: skip
 FOLDER_VARIABLE = "ECHO_QWEN_FOLDER"
-ABSENT = (
-    f"Qwen's vocabulary is not here: set {FOLDER_VARIABLE} to a Qwen2.5-Omni folder, or "
-    "`pip install --no-deps dashscope` (2.4 MB), which carries it"
-)
+RANKS = Path(__file__).parent / "models" / "vocabulary" / "qwen.tiktoken.xz"
 
 
 def qwen_tokenizer() -> Tokenizer:
-    """The published tokenizer, from $ECHO_QWEN_FOLDER or the ranks in the package `dashscope`; skips without either."""
+    """The published tokenizer, from the folder $ECHO_QWEN_FOLDER, or made of the ranks beside the tests."""
     if folder := os.environ.get(FOLDER_VARIABLE):
-        return Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    ranks = _ranks_file()
-    if ranks is None:
-        pytest.skip(ABSENT)
-    return Tokenizer.from_file(str(_build(ranks)))
-
-
-def _ranks_file() -> Path | None:
-    try:
-        files = importlib.metadata.files("dashscope") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if file.name == "qwen.tiktoken"), None)
+        return folders.tokenizer(Path(folder))
+    if not RANKS.is_file():
+        pytest.skip(f"{RANKS} is not here (left out of this copy?); or set {FOLDER_VARIABLE} to a Qwen2.5-Omni folder")
+    return Tokenizer.from_file(str(_build(RANKS)))
 
 
 @functools.cache
 def _build(ranks_file: Path) -> Path:
     """tokenizer.json of the 151,643 ranks and the control tokens; takes seconds, so it is kept for the next run."""
-    built = Path(tempfile.gettempdir()) / f"echo-qwen-vocabulary-{ranks_file.stat().st_size}.json"
+    packed = ranks_file.read_bytes()
+    name = hashlib.blake2b(packed + "".join(CONTROL).encode(), digest_size=8).hexdigest()
+    built = Path(tempfile.gettempdir()) / f"echo-qwen-vocabulary-{os.getuid()}-{name}.json"
     if built.is_file():
         return built
-    lines = (line.split() for line in ranks_file.read_bytes().splitlines())
+    lines = (line.split() for line in lzma.decompress(packed).splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     symbols = bytes_to_unicode()
 

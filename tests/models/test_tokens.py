@@ -23,7 +23,7 @@ RECORDING = noise(2.0)
 
 @pytest.fixture(scope="module", params=["small", "qwen"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    """A small vocabulary, and Qwen's (skipped where it is not to be had)."""
+    """A small vocabulary, and Qwen's."""
     return tiny.train_tokenizer(SAMPLE_TEXTS, 400) if request.param == "small" else qwen_tokenizer()
 
 
