@@ -29,6 +29,9 @@ __all__ = ["Clip", "ClipBank", "ClipRow", "fsdd_manifest", "load_bank", "read_ma
 
 MAX_CLIP_S = 3.0
 MIN_CLIP_S = 0.2
+CUTS_S = (0.6, 1.4)
+"""A long clip is also there as its first 0.6 and 1.4 s: a thunder of 3 s would hardly ever fit into a short recording,
+and what is learned of it would be a matter of its length. Words are never cut."""
 MAX_SHIFT = 3
 """Largest pitch shift in semitones that training draws use."""
 N_FILTERS = 4
@@ -50,6 +53,8 @@ class Clip:
     row: ClipRow
     split: Split
     samples: NDArray[np.int16]
+    whole: bool = True
+    """False for a cut: the beginning of another clip of the bank."""
 
     @property
     def length_s(self) -> float:
@@ -169,6 +174,18 @@ def _held_out(rows: Sequence[ClipRow]) -> list[Split]:
 # ---------------------------------------------------------------------------------------------- the bank
 
 
+def _with_cuts(clips: list[Clip]) -> list[Clip]:
+    """The clips, and behind them the cuts of the long ones, in the same split."""
+    cuts: list[Clip] = []
+    for clip in clips:
+        for cut_s in CUTS_S if clip.row.source is Source.CLIP else ():
+            if clip.length_s >= 1.3 * cut_s:
+                part = clip.samples[: round(cut_s * SAMPLE_RATE)].astype(np.float32) / 32_768
+                if float(np.abs(part).max()) >= 0.05:  # a slow beginning is not what the clip sounds like
+                    cuts.append(Clip(clip.row, clip.split, _heard(part, clip.row.path, -30.0), whole=False))
+    return clips + cuts
+
+
 def clips_folder(manifest: Path) -> Path:
     """What the paths of a manifest are relative to: the folder `root` beside it, or else its own folder."""
     beside = manifest.parent / "root"
@@ -221,7 +238,7 @@ class ClipBank:
                 kept.append(row)
                 samples.append(decoded)
         parts = zip(kept, _held_out(kept), samples, strict=True)
-        return cls([Clip(row, split, decoded) for row, split, decoded in parts])
+        return cls(_with_cuts([Clip(row, split, decoded) for row, split, decoded in parts]))
 
     @classmethod
     def from_manifest(cls, manifest: Path, root: Path | None = None) -> ClipBank:
@@ -286,7 +303,8 @@ class ClipBank:
 
 
 def save_bank(bank: ClipBank, path: Path) -> None:
-    """Pack a bank into one compressed npz file: all samples end to end as int16, and their rows as JSON."""
+    """Pack a bank into one compressed npz file: all samples end to end as int16, and their rows as JSON; no cuts."""
+    whole = [clip for clip in bank.clips if clip.whole]
     rows = [
         {
             "path": c.row.path,
@@ -297,12 +315,12 @@ def save_bank(bank: ClipBank, path: Path) -> None:
             "split": c.split.value,
             "n_samples": int(c.samples.size),
         }
-        for c in bank.clips
+        for c in whole
     ]
     header = json.dumps({"format": _PACK_FORMAT, "clips": rows}, ensure_ascii=False).encode()
     packed = io.BytesIO()
     np.savez_compressed(
-        packed, header=np.frombuffer(header, dtype=np.uint8), samples=np.concatenate([c.samples for c in bank.clips])
+        packed, header=np.frombuffer(header, dtype=np.uint8), samples=np.concatenate([c.samples for c in whole])
     )
     path.write_bytes(packed.getvalue())
 
@@ -320,7 +338,7 @@ def load_bank(path: Path) -> ClipBank:
         with np.load(path, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             samples = arrays["samples"]
-        return ClipBank(_unpacked(header, samples))
+        return ClipBank(_with_cuts(_unpacked(header, samples)))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise

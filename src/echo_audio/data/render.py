@@ -138,13 +138,26 @@ def warm_up(kinds: Iterable[str] = BACKGROUNDS) -> None:
         _minute(kind)
 
 
-def _background(kind: str, level_db: float, seed: int, n_samples: int) -> Samples:
+def background_minute(kind: str) -> Samples:
+    """A background's fixed minute, twice: any scene's background is a slice of it, brought to its level.
+
+    Raises:
+        DataError: there is no such background.
+    """
     if kind not in _BACKGROUNDS:
         raise DataError(f"there is no background '{kind}'; choose one of {', '.join(BACKGROUNDS)}")
-    minute = _minute(kind)
+    return _minute(kind)
+
+
+def background_start(seed: int) -> int:
+    """Where in its minute a scene's background begins, in samples: neighbouring seeds start far apart (Knuth's hash)."""
+    return (int(seed) * 2_654_435_761) % 2**32 * (_NOISE_S * SAMPLE_RATE) // 2**32
+
+
+def _background(kind: str, level_db: float, seed: int, n_samples: int) -> Samples:
+    minute = background_minute(kind)
     n_minute = minute.size // 2
-    # Knuth's multiplicative hash: neighbouring seeds start far apart
-    start = (int(seed) * 2_654_435_761) % 2**32 * n_minute // 2**32
+    start = background_start(seed)
     part = (
         minute[start : start + n_samples]
         if n_samples <= n_minute

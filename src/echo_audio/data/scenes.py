@@ -137,9 +137,11 @@ def companions(row: Row, scene: Scene, stock: SoundStock) -> tuple[Row, ...]:
     origin = {name: row.provenance[name] for name in ("source", "seed", "index", "split")}
     split = Split(origin["split"])
     tenths = round(scene.duration_s * 10)
-    canvas = Canvas(np.random.default_rng([_SALT[split], origin["seed"] & _MASK, origin["index"], 997]), tenths, palette_of(stock, split))
+    rng = np.random.default_rng([_SALT[split], origin["seed"] & _MASK, origin["index"], 997])
+    canvas = Canvas(rng, tenths, palette_of(stock, split))
     told = (("list", list_of), ("locate", locate_one))
-    return tuple(_row(ask(canvas, list(scene.events)), scene, kind, origin) for kind, ask in told)
+    rows = (_row(ask(canvas, list(scene.events)), scene, kind, origin) for kind, ask in told)
+    return tuple(made.model_copy(update={"id": f"{row.id}-{made.kind}"}) for made in rows)
 
 
 def _drawn(rng: np.random.Generator, tenths: int, palette: Palette, kind: Kind) -> Asked:

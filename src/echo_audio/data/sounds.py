@@ -29,7 +29,10 @@ VARIANTS = {Split.TRAIN: range(32), Split.TEST: range(100, 132)}
 MIN_SPACING_S = 0.18
 MAX_SPACING_S = 0.45
 _STROKE_SHARE = 0.55  # of the shortest spacing: the rest is an audible gap
-_LONGEST_STROKE_S = 0.2
+_STROKE_S = _STROKE_SHARE * MIN_SPACING_S
+"""One of several strokes. It fits the closest strokes there are and is the same for all, so that hearing one stroke
+tells neither how many there are nor how they follow each other."""
+_LAST_STROKE_S = 0.2  # room for the last of several strokes, in the longest length
 _RHYTHM_RATIO = 3.0  # longest over shortest spacing when speeding up or slowing down
 _CREST = 5.0  # peaks above this many times the root mean square are rounded off
 
@@ -55,10 +58,8 @@ def pulse_times_s(sound: Sound, length_s: float) -> tuple[tuple[float, float], .
     if sound.pulses == 1:
         return ((0.0, length_s),)
     shares = _spacings(sound.pulses, sound.rhythm)
-    factor = _STROKE_SHARE * float(shares.min())
-    stroke_s = min(_LONGEST_STROKE_S, length_s * factor / (1.0 + factor))
-    onsets = np.concatenate([[0.0], np.cumsum(shares)]) * (length_s - stroke_s)
-    return tuple((float(onset), float(onset) + stroke_s) for onset in onsets)
+    onsets = np.concatenate([[0.0], np.cumsum(shares)]) * (length_s - _STROKE_S)
+    return tuple((float(onset), float(onset) + _STROKE_S) for onset in onsets)
 
 
 def unit_level(samples: NDArray[np.float32]) -> Samples:
@@ -134,7 +135,7 @@ class ProceduralBank:
             return 0.2, 0.4
         smallest = float(_spacings(sound.pulses, sound.rhythm).min())
         shortest_s = MIN_SPACING_S * (1.0 / smallest + _STROKE_SHARE)
-        longest_s = min(2.5, _LONGEST_STROKE_S + MAX_SPACING_S * (sound.pulses - 1) + 0.15)
+        longest_s = min(2.5, _LAST_STROKE_S + MAX_SPACING_S * (sound.pulses - 1) + 0.15)
         return math.ceil(shortest_s * 10 - 1e-9) / 10, math.floor(longest_s * 10 + 1e-9) / 10
 
     def samples(self, sound: Sound, n_samples: int) -> Samples:

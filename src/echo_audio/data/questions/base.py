@@ -21,6 +21,7 @@ T = TypeVar("T")
 GAP = 2  # tenths of a second between neighbours
 OVERLAP = -99  # as a fixed gap: the next one starts before this one ends
 SAME_LABEL_GAP = 4  # and between two of the same label, so that they are heard as two
+SAME_STROKES_GAP = 8  # and where these have strokes of their own: more than between two strokes of one
 _ROOM = 8  # tenths an event needs at least: 0.6 s and a gap
 _TRIES = 5
 
@@ -300,7 +301,9 @@ class Canvas:
     def _least_gap(self, sounds: Sequence[Sound], i: int, fixed: Mapping[int, int]) -> int:
         if i in fixed:
             return 0 if fixed[i] == OVERLAP else fixed[i]
-        return SAME_LABEL_GAP if sounds[i].label == sounds[i + 1].label else GAP
+        if sounds[i].label != sounds[i + 1].label:
+            return GAP
+        return SAME_STROKES_GAP if sounds[i].label in self.palette.pulsed else SAME_LABEL_GAP
 
     def _fit(self, sounds: Sequence[Sound], lengths: Mapping[int, int], fixed: Mapping[int, int]) -> list[int]:
         """Lengths in tenths: the given ones, and random ones that leave about a third of the rest silent."""

@@ -7,15 +7,13 @@ Both stay true, and neither belongs in a test.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
+from echo_audio.audio import Segment
 from echo_audio.data.questions import KINDS
 from echo_audio.data.rows import KnownEvent, Row
 from echo_audio.data.wording import the
-
-_TAG = re.compile(r" <seg>([\d.]+), ([\d.]+)</seg>")
+from echo_audio.tags import Tag, find_tags, format_segment
 
 _AGAIN = (
     "I look again",
@@ -71,17 +69,19 @@ def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     if row.reasoning is None or not tags:
         return None
     at, found = tags[int(rng.integers(len(tags)))]
-    start, end = round(float(found[1]) * 10), round(float(found[2]) * 10)
+    assert found.times_s is not None
+    start, end = (round(10 * time_s) for time_s in found.times_s)
     wrong, remark = _wrong(row, start, end, rng)
     again = _AGAIN[int(rng.integers(len(_AGAIN)))]
-    first = f" <seg>{wrong[0] / 10:.1f}, {wrong[1] / 10:.1f}</seg>{remark.replace('{again}', again)}"
-    text = row.reasoning[: found.start()] + first + row.reasoning[found.start() :]
+    first = f" {format_segment(Segment(wrong[0] / 10, wrong[1] / 10))}{remark.replace('{again}', again)}"
+    before = found.begin - 1  # the space in front of the tag
+    text = row.reasoning[:before] + first + row.reasoning[before:]
     return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "doubt": at}})
 
 
-def _tags(reasoning: str) -> list[tuple[int, re.Match[str]]]:
+def _tags(reasoning: str) -> list[tuple[int, Tag]]:
     """The segments, by index, behind which a remark can be put in: those that end a clause."""
-    return [(i, m) for i, m in enumerate(_TAG.finditer(reasoning)) if reasoning[m.end() : m.end() + 1] in set(",.;:")]
+    return [(i, tag) for i, tag in enumerate(find_tags(reasoning)) if reasoning[tag.end : tag.end + 1] in set(",.;:")]
 
 
 def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tuple[int, int], str]:
@@ -143,5 +143,5 @@ def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
     at, found = tags[int(rng.integers(len(tags)))]
     how = "silence" if rng.random() < 0.5 else "swap"
     remark = _pick(rng, _SILENT if how == "silence" else _SWAPPED)
-    text = row.reasoning[: found.end()] + remark + row.reasoning[found.end() :]
+    text = row.reasoning[: found.end] + remark + row.reasoning[found.end :]
     return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "corrupt": {str(at): how}}})

@@ -232,14 +232,15 @@ def _match(
 
 
 def _loudness(c: Canvas) -> Asked:
-    """Levels run over 40 dB in steps of 4: on a narrow range one level alone would tell which is louder."""
+    """Levels run over 40 dB in steps of 4, and two that are compared are neighbours: the ends of any range tell which
+    is louder (the softest level of all is never the louder one), so the ends must be few and comparisons the fewer part.
+    """
     sound = c.sounds(1, c.repeatable())[0]
     offset = c.uniform(-1.4, 1.4)
     top = wording.N_LOUDNESS_LEVELS - 1
-    if c.chance(0.5):
-        step = 1 if c.chance(0.7) else 2
-        low = c.integer(0, top - step)
-        values = (low, low + step) if c.chance(0.5) else (low + step, low)
+    if c.chance(0.3):
+        low = c.integer(0, top - 1)
+        values = (low, low + 1) if c.chance(0.5) else (low + 1, low)
         events, pair = _scene(c, [sound] * 2, [_level(c, v, offset) for v in values], others=True)
         return _quiet(_compare(c, _LOUDNESS, values, events, pair, (LOUDER, "louder", "softer")))
     k = 3 if c.room >= 5 and c.chance(0.4) else 2
@@ -317,6 +318,9 @@ def _same_or_not(c: Canvas, quality: _Quality, events: list[Event], pair: list[E
     )
 
 
+_CLOSE = 3  # semitones between two pitches of which one is the higher
+
+
 def _apart(c: Canvas, k: int) -> list[int]:
     """k pitches in semitones, at least 5 apart, in random order."""
     slack = 12 - 5 * (k - 1)
@@ -325,7 +329,7 @@ def _apart(c: Canvas, k: int) -> list[int]:
 
 
 def _pitch(c: Canvas) -> Asked:
-    """Seldom as higher or lower: with 13 steps and 5 apart, one pitch alone goes far in telling which is higher."""
+    """Seldom as higher or lower: on 13 steps one pitch alone goes far in telling which is higher."""
     sound = _varied(c, c.palette.tonal)
     form = c.random()
     if form < 0.4:
@@ -334,8 +338,9 @@ def _pitch(c: Canvas) -> Asked:
         second = values[0] if same else values[1]
         events, pair = _scene(c, [replace(sound, semitones=v) for v in (values[0], second)], None, others=True)
         return _same_or_not(c, _PITCHES, events, pair, same)
-    if form < 0.5:
-        values = _apart(c, 2)
+    if form < 0.48:
+        low = c.integer(-6, 6 - _CLOSE)
+        values = c.shuffled([low, low + _CLOSE])
         events, pair = _scene(c, [replace(sound, semitones=v) for v in values], None, others=True)
         return _compare(c, _PITCHES, (values[0], values[1]), events, pair, (HIGHER, "higher", "lower"))
     k = 3 if c.room >= 5 and c.chance(0.3) else 2
