@@ -178,6 +178,16 @@ def test_a_file_that_breaks_off_is_refused_unless_allowed(kind: str, subtype: st
     assert load(content).duration_s == pytest.approx(4.0, abs=0.1)
 
 
+@pytest.mark.parametrize(("kind", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")])
+def test_two_files_joined_to_one_are_not_silently_cut_to_the_first(kind: str, subtype: str) -> None:
+    one = file_bytes(hiss(4.0, 48_000), 48_000, kind, subtype)
+    with pytest.raises(AudioError, match="several recordings one after another"):
+        load(one + one if kind == "MP3" else one + file_bytes(hiss(4.0, 48_000, 1), 48_000, kind, subtype))
+    assert load(one + one, allow_truncated=True).duration_s > 3.9
+    tag = b"TAG" + bytes(125)  # what programs append to an MP3 is no second one
+    assert kind != "MP3" or load(one + b"APETAGEX" + bytes(40_000) + tag).duration_s == pytest.approx(4.0, abs=0.1)
+
+
 def test_a_silent_recording_may_be_allowed() -> None:
     assert not load(file_bytes(np.zeros(1000, np.float32)), allow_silent=True).samples.any()
 
@@ -291,6 +301,27 @@ def test_a_damaged_or_long_mp4_is_refused() -> None:
         load(content, max_duration_s=1)
     with pytest.raises(AudioError, match="is damaged or not audio"):
         load(b"\x00\x00\x00\x20ftypM4A " + bytes(100))
+
+
+def test_a_raw_aac_that_begins_quietly_is_not_taken_for_cut_off_or_endless() -> None:
+    """libav guesses its length from the first bytes: 218 s for these 40."""
+    samples = np.concatenate([np.zeros(30 * 48_000, np.float32), hiss(10.0, 48_000)])
+    assert load(av_bytes(samples, "adts", "aac"), max_duration_s=60).duration_s == pytest.approx(40, abs=0.1)
+
+
+def test_an_aac_that_changes_its_rate_on_the_way_is_refused_unless_allowed() -> None:
+    content = av_bytes(hiss(2.0, 48_000), "adts", "aac") + av_bytes(hiss(2.0, 22_050), "adts", "aac", 22_050)
+    with pytest.raises(AudioError, match="sample rate or number of channels changes"):
+        load(content)
+    assert load(content, allow_truncated=True).duration_s == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_webm_that_breaks_off_is_refused_unless_allowed() -> None:
+    content = av_bytes(hiss(4.0, 48_000), "webm", "libopus")
+    with pytest.raises(AudioError, match=r"cut off.*allow_truncated"):
+        load(content[: len(content) // 2])
+    assert 1 < load(content[: len(content) // 2], allow_truncated=True).duration_s < 3
+    assert load(content).duration_s == pytest.approx(4.0, abs=0.1)
 
 
 # ------------------------------------------------------------------------------------------ writing, and Recording

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from echo_audio.errors import AudioError, MissingExtraError
 
 if TYPE_CHECKING:
-    from av import AudioFrame, AudioResampler
+    from av import AudioFrame, AudioResampler, AudioStream
+    from av.container import InputContainer
 
 _BLOCK = 1 << 14  # samples over all channels; what is decoded of a block is lost when decoding breaks off in it
 
@@ -105,8 +106,11 @@ _STREAMED_SIZES = (1 << 31, 1 << 32)  # about these, in bytes, are written by pr
 
 @contextmanager
 def _libsndfile(file: BinaryIO, head: bytes, name: str) -> Generator[Stream]:
-    measured = not head.startswith((b"ID3", b"\xff")) or _mp3_tells_length(file, head)
-    broken = "its last page is incomplete" if head.startswith(b"OggS") and _ogg_breaks_off(file) else ""
+    measured, broken = True, ""
+    if head.startswith((b"ID3", b"\xff")):
+        measured, broken = _mp3_length(file, head)
+    elif head.startswith(b"OggS"):
+        broken = _ogg_end(file, head)
     file.seek(0)
     try:
         with _Forward(cast("BinaryIO", _Virtual(file, measured))) as sound:
@@ -182,25 +186,43 @@ class _Virtual(io.RawIOBase):
         return len(content)
 
 
-def _mp3_tells_length(file: BinaryIO, head: bytes) -> bool:
-    """Whether the first frame, behind any ID3 tag, is a table that tells the number of frames."""
+_SEVERAL = "it holds several recordings one after another, of which only the first is read"
+
+
+def _mp3_length(file: BinaryIO, head: bytes) -> tuple[bool, str]:
+    """Whether the first frame, behind any ID3 tag, is a table that tells the length; and whether another MP3 follows."""
     start = 0
     if head.startswith(b"ID3") and len(head) >= 10:
         start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     file.seek(start)
     first = file.read(512)
-    return first.startswith(b"fLaC") or any(table in first for table in (b"Xing", b"Info", b"VBRI"))
+    at = max(first.find(b"Xing"), first.find(b"Info"))
+    if at < 0:
+        return first.startswith(b"fLaC") or b"VBRI" in first, ""
+    flags, n_bytes = first[at + 7] if len(first) > at + 7 else 0, int.from_bytes(first[at + 12 : at + 16])
+    if flags & 3 != 3 or file.seek(0, os.SEEK_END) < start + n_bytes + _LONGEST_TAIL:
+        return True, ""
+    file.seek(start + n_bytes)
+    after = file.read(3)
+    goes_on = after == b"ID3" or (len(after) > 1 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0)
+    return True, _SEVERAL if goes_on else ""
 
 
-def _ogg_breaks_off(file: BinaryIO) -> bool:
-    """Whether an Ogg file ends within a page."""
+_LONGEST_TAIL = 1 << 14
+"""Bytes behind the counted ones that are no second recording: encoders disagree by a frame on what to count."""
+
+
+def _ogg_end(file: BinaryIO, head: bytes) -> str:
+    """What is wrong with the end of an Ogg file: it ends within a page, or on a page of another stream than its first."""
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, size - (1 << 17)))  # a page is at most 65,307 bytes
     end = file.read()
     at = end.rfind(b"OggS")
     n_parts = end[at + 26] if 0 <= at < len(end) - 26 else 0
     lengths = end[at + 27 : at + 27 + n_parts]
-    return at < 0 or len(lengths) < n_parts or n_parts == 0 or start + at + 27 + n_parts + sum(lengths) > size
+    if at < 0 or len(lengths) < n_parts or n_parts == 0 or start + at + 27 + n_parts + sum(lengths) > size:
+        return "its last page is incomplete"
+    return _SEVERAL if end[at + 14 : at + 18] != head[14:18] else ""
 
 
 # ---------------------------------------------------------------------------------------------- libav
@@ -225,13 +247,24 @@ def _libav(file: BinaryIO, name: str) -> Generator[Stream]:
                 raise AudioError(f"{name} holds no samples; record, export or download it again")
             # The first frame knows rate and channels better than the header does (HE-AAC doubles the rate).
             stream = Stream(first.sample_rate, first.layout.nb_channels, None)
-            if audio.duration is not None and audio.time_base is not None:
-                stream.n_promised = int(audio.duration * audio.time_base * first.sample_rate)
+            stream.n_promised = _av_promised(container, audio, first.sample_rate)
             resampler = av.AudioResampler(format="flt", layout=first.layout, rate=first.sample_rate)
             stream.blocks = _av_blocks(itertools.chain((first,), frames), resampler, stream)
             yield stream
     except FFmpegError as error:
         raise AudioError(f"{name} is damaged or not audio ({error.strerror}); export or download it again") from None
+
+
+def _av_promised(container: InputContainer, audio: AudioStream, rate_hz: int) -> int | None:
+    """Frames that the header speaks of. Raw AAC has none: libav guesses from the rate of the first bytes."""
+    if container.format.name == "aac":
+        return None
+    if audio.duration is not None and audio.time_base is not None:
+        return int(audio.duration * audio.time_base * rate_hz)
+    # WebM knows only the length of the whole, which is that of the sound where there is nothing else.
+    if container.duration is None or len(container.streams) > 1:
+        return None
+    return container.duration * rate_hz // 1_000_000
 
 
 def _av_blocks(
@@ -240,8 +273,12 @@ def _av_blocks(
     """Blocks of the frames, in float; the resampler changes nothing but the number format."""
     from av.error import FFmpegError
 
+    rate_hz, n_channels = stream.rate_hz, stream.n_channels
     try:
         for frame in itertools.chain(frames, (None,)):
+            if frame is not None and (frame.sample_rate, frame.layout.nb_channels) != (rate_hz, n_channels):
+                stream.broken = "its sample rate or number of channels changes on the way"
+                return
             for part in resampler.resample(frame):
                 yield part.to_ndarray().reshape(-1, stream.n_channels).astype(np.float32, copy=False)
     except FFmpegError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -67,11 +68,26 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; the same seed gives the same transcript."""
+    """How tokens are drawn. The same seed gives the same transcript.
+
+    Args:
+        temperature: 0 is greedy.
+        top_p: of the probability mass, so much is drawn from; 0 leaves the most likely token only.
+        seed: any whole number.
+
+    Raises:
+        ConfigError: not a temperature, or not a share.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature is {self.temperature}; give 0 (greedy) or more, 1 for the model's own")
+        if not 0 <= self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +231,10 @@ def _write_to_tag(transcript: Transcript, turn: Turn) -> Transcript:
     return repaired.note(What.OVERSHOT, repr(tail)).say(Written((kept + last)[len(kept) : end], Author.HARNESS))
 
 
+_ROUNDING_S = 3e-5
+"""Half a sample. Times are compared with so much grace: 1.2 - 1.0 is not quite 0.2 in floating point."""
+
+
 def hear_last(transcript: Transcript, limits: Limits) -> Transcript:
     """Play the segment that the transcript's text ends with, or note why not."""
     response = transcript.response
@@ -226,7 +246,7 @@ def hear_last(transcript: Transcript, limits: Limits) -> Transcript:
     verdict = _judge(transcript, times, limits)
     if isinstance(verdict, What):
         return transcript.note(verdict, f"{times[0]:g}, {times[1]:g}")
-    if transcript.heard_s + verdict.duration_s > limits.max_relisten_s:
+    if transcript.heard_s + verdict.duration_s > limits.max_relisten_s + _ROUNDING_S:
         return transcript.finish(Stop.AUDIO_LIMIT)
     if (verdict.start_s, verdict.end_s) != times:
         transcript = transcript.note(What.CLAMPED, f"{times[0]:g}, {times[1]:g}")
@@ -241,8 +261,7 @@ def _judge(transcript: Transcript, times_s: tuple[float, float], limits: Limits)
     start_s, end_s = max(0.0, start_s), min(end_s, transcript.question.duration_s)
     if start_s >= transcript.question.duration_s or end_s < 0:
         return What.OUT_OF_RANGE
-    # Half a sample of tolerance: 1.2 - 1.0 is not quite 0.2 in floating point.
-    if end_s - start_s < limits.min_segment_s - 3e-5:
+    if end_s - start_s < limits.min_segment_s - _ROUNDING_S:
         return What.TOO_SHORT
     segment = Segment(start_s, end_s)
     if limits.skip_repeats and any(h.segment == segment for h in transcript.asked):
@@ -360,12 +379,9 @@ class _Run:
         """Close the thought and ask for the answer. Nothing of it counts as sampled by the policy."""
         before, transcript = transcript, transcript.note(What.FORCED_ANSWER)
         self.tell(before, transcript)
-        lead = "" if tags.ANSWER_OPEN in transcript.response else tags.ANSWER_OPEN
-        if tags.in_thought(transcript.response):
-            lead = f"{tags.THINK_CLOSE}\n{lead}"
-        if lead:
-            transcript = transcript.say(Written(lead, Author.HARNESS))
-            self.say(Wrote(lead, Author.HARNESS))
+        transcript = self._append(transcript, tags.lead_to_answer(transcript.response))
+        if transcript.answer is not None:  # it broke off within the tag that closes its answer
+            return transcript
         try:
             turn = await self._generate(
                 transcript, (tags.ANSWER_CLOSE,), self.limits.max_answer_tokens, Author.HARNESS
@@ -375,16 +391,25 @@ class _Run:
             self.tell(transcript, failed)
             return failed
         transcript = transcript.say(Written(turn.text, Author.HARNESS, turn.ids, turn.logprobs))
-        if tags.ANSWER_CLOSE not in turn.text:
-            transcript = transcript.say(Written(tags.ANSWER_CLOSE, Author.HARNESS))
-            self.say(Wrote(tags.ANSWER_CLOSE, Author.HARNESS))
-        return transcript
+        if tags.ANSWER_CLOSE in turn.text:
+            return transcript
+        return self._append(transcript, tags.rest_of(tags.ANSWER_CLOSE, transcript.response))
+
+    def _append(self, transcript: Transcript, text: str) -> Transcript:
+        """With a text that Echo itself writes, if there is any."""
+        if not text:
+            return transcript
+        self.say(Wrote(text, Author.HARNESS))
+        return transcript.say(Written(text, Author.HARNESS))
 
     async def _generate(self, transcript: Transcript, stop: tuple[str, ...], allowance: int, author: Author) -> Turn:
         encoded = self.encoder.encode(transcript)
         request = Request(encoded, stop, allowance, self.sampling, transcript.n_turns, self.session)
-        on_piece = None if self.on_event is None else lambda piece: self.say(Wrote(piece, author))
-        return await self.engine.generate(request, on_piece)
+
+        def on_piece(piece: str) -> None:
+            self.say(Wrote(piece, author))
+
+        return await self.engine.generate(request, None if self.on_event is None else on_piece)
 
     def say(self, event: Event) -> None:
         """Report an event, if anybody wants to know."""

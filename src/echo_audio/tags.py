@@ -91,6 +91,25 @@ def in_thought(text: str) -> bool:
     return THINK_CLOSE not in text and ANSWER_OPEN not in text
 
 
+def rest_of(tag: str, text: str) -> str:
+    """What the text lacks to end in the tag, given that it may break off within it."""
+    begun = next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
+    return tag[begun:]
+
+
+def lead_to_answer(text: str) -> str:
+    """What to append to a response that was cut off, so that its answer comes next; a tag it breaks off in is completed.
+
+    When it breaks off in the tag that closes its answer, what is appended closes it.
+    """
+    if THINK_CLOSE not in text and ANSWER_OPEN not in text:
+        return f"{rest_of(THINK_CLOSE, text)}\n{ANSWER_OPEN}"
+    if ANSWER_OPEN not in text:
+        return rest_of(ANSWER_OPEN, text)
+    closing = rest_of(ANSWER_CLOSE, text)
+    return closing if len(closing) < len(ANSWER_CLOSE) else ""
+
+
 def without_segments(text: str) -> str:
     """The text with every segment tag and the space before it removed: the `conditioned` form of a reasoning."""
     return _SEG_WITH_SPACE.sub("", text)

@@ -20,9 +20,10 @@ What is not played, but noted, while generation goes on
 Budgets
 13. Turns.        14. Tokens, over all turns and in one turn.        15. Seconds of re-listening.
 16. A transcript that ran into a budget is asked for its answer: flagged, and never counted as sampled.
-17. A forced answer does not open or close anything twice, and is closed by Echo if the model does not.
+17. A forced answer does not open or close anything twice, and is closed by Echo if the model does not. A tag that the
+    budget cut in two is completed.
 18. Without `force_answer`, a budget simply ends it. A transcript that has its answer is never forced.
-19. Budgets that make no sense are refused.
+19. Budgets, temperatures and shares that make no sense are refused.
 
 Endings
 20. One well-formed answer, broken tags, no answer: three different stops.
@@ -271,6 +272,8 @@ def test_the_budget_of_seconds_heard_again() -> None:
     assert transcript.stop is Stop.AUDIO_LIMIT
     assert transcript.heard_s == 3.0
     assert transcript.response.endswith("<seg>6, 6.5</seg>")
+    exact = only_asked("0.0, 0.6", "2.1, 2.7", limits=Limits(max_relisten_s=1.2, force_answer=False))
+    assert len(exact.asked) == 2  # although 0.6 - 0.0 + 2.7 - 2.1 > 1.2 in floating point
 
 
 # 16
@@ -303,6 +306,11 @@ def test_a_forced_answer_is_flagged_and_never_sampled() -> None:
         ("<think>x</think>", "a dog</answer>", "<think>x</think><answer>a dog</answer>"),
         ("<think>x</think>\n<answer>a", " dog</answer>", "<think>x</think>\n<answer>a dog</answer>"),
         ("<think>xxxxx", "a dog", "<think>xxxxx</think>\n<answer>a dog</answer>"),
+        ("<think>xxxxx</", "a dog</answer>", "<think>xxxxx</think>\n<answer>a dog</answer>"),
+        ("<think>xxxxx</thin", "a dog</answer>", "<think>xxxxx</think>\n<answer>a dog</answer>"),
+        ("<think>x</think>\n<ans", "a dog</answer>", "<think>x</think>\n<answer>a dog</answer>"),
+        ("<think>x</think>\n<answer>a dog</", "", "<think>x</think>\n<answer>a dog</answer>"),
+        ("<think>x</think>\n<answer>a dog</answer", "", "<think>x</think>\n<answer>a dog</answer>"),
     ],
 )
 def test_a_forced_answer_opens_and_closes_what_is_missing(written: str, answer: str, response: str) -> None:
@@ -310,6 +318,14 @@ def test_a_forced_answer_opens_and_closes_what_is_missing(written: str, answer: 
     transcript = play([written + "yyyy", answer], limits=limits)
     assert transcript.response == response
     assert transcript.answer == "a dog"
+    assert transcript.count(What.FORCED_ANSWER) == 1
+
+
+def test_a_forced_answer_that_breaks_off_in_its_closing_tag_is_completed() -> None:
+    limits = Limits(max_new_tokens=8, max_answer_tokens=12)
+    transcript = play(["<think>xxxxxx", "a dog</answer>"], limits=limits)
+    assert transcript.response == "<think>x</think>\n<answer>a dog</answer>"
+    assert not any(note.what is What.ENGINE_FAILED for note in transcript.notes)
 
 
 @pytest.mark.parametrize("limits", [Limits(max_turns=1), Limits(max_relisten_s=0.5)])
@@ -348,6 +364,16 @@ def test_no_forced_answer_where_none_is_wanted_or_needed() -> None:
 def test_senseless_budgets_are_refused(budgets: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="at least"):
         replace(Limits(), **budgets)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_p": -0.1},
+     {"top_p": 1.1}, {"top_p": float("nan")}],
+)  # fmt: skip
+def test_senseless_sampling_is_refused(how: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(how))} is .*; give"):
+        replace(Sampling(), **how)
 
 
 # 20
