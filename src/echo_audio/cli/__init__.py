@@ -8,6 +8,7 @@ A verb is a module of this package with `main(arguments) -> exit code`; it is im
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -16,7 +17,8 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from echo_audio import __version__
-from echo_audio.errors import EchoError
+from echo_audio.cli.arguments import Parser, nearest
+from echo_audio.errors import ConfigError, EchoError
 
 VERBS = {
     "ask": ("echo_audio.cli.ask", "ask a question about recordings, and watch the answer come about"),
@@ -27,7 +29,10 @@ VERBS = {
     "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
 }
 
-_EPILOG = "Begin with `echo-audio demo`. `echo-audio VERB --help` explains a verb. Docs: docs/quickstart.md"
+_EPILOG = """begin with:
+  echo-audio demo                          the shipped model, about recordings that ship with it
+  echo-audio ask FILE "What is heard?"     your own
+  echo-audio VERB --help                   explains a verb"""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; returns its exit code. Errors that are not Echo's own pass through, with their traceback."""
+    """Run a command line; returns its exit code. Errors that nobody foresaw pass through, with their traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the work
@@ -48,24 +53,43 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"\nStopped. {stopped}\n" if stopped.args else "\nStopped.\n")
         return 130
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("echo_audio"):
+            raise
+        sys.stderr.write(f"echo-audio: the package {error.name} is missing; `echo-audio doctor` names the cure\n")
+        return 2
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_output()
+        sys.stderr.write("echo-audio: the disk is full; make room, or write somewhere else\n")
+        return 2
+
+
+def _drop_output() -> None:
+    """What is left in stdout's buffer goes nowhere; at exit Python would try to write it again, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in VERBS:
         module = importlib.import_module(VERBS[arguments[0]][0])
         return module.main(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        cure = nearest(arguments[0], VERBS) or f"; the verbs are {', '.join(VERBS)}"
+        raise ConfigError(f"there is no verb {arguments[0]!r}{cure}")
     parser = _parser()
     parser.parse_args(arguments)
     parser.print_help()
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """What `--help` shows. The verbs' own arguments are parsed by the verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="echo-audio",
         description="Audio language models that listen again while they reason.",
         epilog=_EPILOG,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import unicodedata
 
 from rich.cells import cell_len
@@ -12,9 +14,41 @@ WIDEST = 100
 """Longer lines are hard to read; wider terminals keep a margin."""
 
 
+class _Console(Console):
+    """Rich's console, which would end the process by itself when the reader of a pipe went away."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line.
+
+        Raises:
+            BrokenPipeError: always; it is the error being handled.
+        """
+        raise
+
+
 def console(*, to_stderr: bool = False) -> Console:
     """A console that prints texts as they are: no markup, no highlighting. Colour only on terminals (and NO_COLOR)."""
-    return Console(stderr=to_stderr, markup=False, highlight=False, emoji=False)
+    return _Console(stderr=to_stderr, markup=False, highlight=False, emoji=False)
+
+
+def is_utf(encoding: str | None) -> bool:
+    """Whether every character can be written in this encoding."""
+    return (encoding or "").lower().replace("_", "-").startswith("utf")
+
+
+def json_line(value: object) -> str:
+    """A value as one line of JSON, for stdout: escaped where stdout's encoding could not hold it."""
+    return json.dumps(value, ensure_ascii=not is_utf(sys.stdout.encoding)) + "\n"
+
+
+def readable(text: str) -> str:
+    """Text that can be encoded: bytes of arguments and file names that were not text are read as UTF-8, else replaced."""
+    if not any("\ud800" <= c <= "\udfff" for c in text):
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # half a character, out of JSON
+        return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def width_of(where: Console) -> int:
@@ -28,7 +62,7 @@ _TURNERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 def shown(text: str) -> str:
     """Text without control characters: what a model or a file says must not steer the terminal."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(c) else c for c in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(c) else c for c in readable(text))
 
 
 def _steers(c: str) -> bool:

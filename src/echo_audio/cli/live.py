@@ -77,6 +77,7 @@ class Reasoning:
         self._bold = False
         self._style = ""
         self._colours: dict[Segment, str] = {}
+        self._after_mark = False  # a word that follows needs a space before it, a comma does not
 
     def show(self, event: Event) -> None:
         """Take the next event."""
@@ -84,7 +85,8 @@ class Reasoning:
             self._held += event.text
             self._release()
         elif isinstance(event, Heard) and event.why is Why.ASKED:
-            self._flow.write(f"{self._glyphs.heard}{_PLAYED[event.played]} ", self._style)
+            self._flow.write(f"{self._glyphs.heard}{_PLAYED[event.played]}", self._style)
+            self._after_mark = True
         elif isinstance(event, Note):
             self._remark(event)
 
@@ -136,6 +138,9 @@ class Reasoning:
         return True
 
     def _text(self, text: str) -> None:
+        if text and self._after_mark:
+            self._after_mark = False
+            text = f" {text}" if text[0].isalnum() else text
         self._flow.write(text, "bold" if self._bold else "")
 
     def _segment(self, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,13 +14,21 @@ from rich.console import Console
 from rich.text import Text
 
 from echo_audio.audio import load
-from echo_audio.cli.console import console, shown
+from echo_audio.cli.console import console, json_line, shown
 from echo_audio.cli.live import answer_line
 from echo_audio.cli.progress import Step, progress
 from echo_audio.cli.session import (
-    MAX_AT_ONCE, Item, Listener, Manner, as_json, failed, is_right, loading, saving,
-)  # fmt: skip
-from echo_audio.errors import DataError, EchoError
+    MAX_AT_ONCE,
+    Item,
+    Listener,
+    Manner,
+    as_json,
+    failed,
+    is_right,
+    loading,
+    saving,
+)
+from echo_audio.errors import DataError, EchoError, TranscriptError
 from echo_audio.transcript import Stop, Transcript
 
 Save = Callable[[Transcript], None]
@@ -122,14 +130,26 @@ def _key(transcript: Transcript) -> str:
 
 
 def _answered(path: Path) -> set[str]:
-    """Keys of the transcripts in a file that need not be made again. A last line that broke off is no hindrance."""
+    """Keys of the transcripts in a file that need not be made again. A last line that broke off is taken away.
+
+    Raises:
+        DataError: the file holds something else than transcripts.
+    """
     if not path.is_file():
         return set()
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    transcripts = [Transcript.from_json(line) for line in whole]
+    whole, end, rest = path.read_bytes().rpartition(b"\n")
+    transcripts = list[Transcript]()
+    for number, line in enumerate(whole.split(b"\n"), 1):
+        if line.strip():
+            try:
+                transcripts.append(Transcript.from_json(line))
+            except TranscriptError:
+                cure = "give --save the file of an earlier run, or a new one"
+                raise DataError(f"{path}:{number} is not a transcript that Echo wrote; {cure}") from None
+    if rest and not end:
+        raise DataError(f"'{path}' holds no transcripts; give --save the file of an earlier run, or a new one")
+    if rest:
+        os.truncate(path, len(whole) + len(end))
     return {_key(t) for t in transcripts if t.stop is not Stop.ENGINE_ERROR}
 
 
@@ -144,17 +164,17 @@ class _Show:
         """An answered item."""
         if self.as_objects:
             return self._object(as_json(item, transcript, took_s))
-        name = Text.assemble((shown(str(item.audio)), "bold"), "  ", shown(item.text), "  ")
+        name = Text.assemble((shown(item.name), "bold"), "  ", shown(item.text), "  ")
         return self._line(name.append_text(answer_line(transcript)))
 
     def trouble(self, item: Item, message: str) -> None:
         """An item that could not be asked."""
         if self.as_objects:
-            return self._object({"audio": str(item.audio), "question": item.text, "error": message})
-        return self._line(Text.assemble((shown(str(item.audio)), "bold"), "  ", ("failed: ", "red"), shown(message)))
+            return self._object({"place": item.place, "audio": item.name, "question": item.text, "error": message})
+        return self._line(Text.assemble((shown(item.name), "bold"), "  ", ("failed: ", "red"), shown(message)))
 
     def _object(self, value: object) -> None:
-        self._line(Text(json.dumps(value, ensure_ascii=False)))
+        self._line(Text(json_line(value).rstrip("\n")))
 
     def _line(self, line: Text) -> None:
         """Through the bar's console when both are one terminal, so that they do not write into each other."""

@@ -42,9 +42,14 @@ def progress(what: str, total: int, *, done: int = 0) -> Iterator[tuple[Step, Co
     """
     where = console(to_stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate())
-    apart = {"redirect_stdout": False, "redirect_stderr": False}  # results go to stdout, also while a bar is shown
     with Progress(
-        *columns, console=where, disable=not where.is_terminal, transient=True, speed_estimate_period=120, **apart
+        *columns,
+        console=where,
+        disable=not where.is_terminal,
+        transient=True,
+        speed_estimate_period=120,
+        redirect_stdout=False,  # results go to stdout, also while a bar is shown
+        redirect_stderr=False,
     ) as bars:
         task = bars.add_task(what, total=total, completed=done)
         yield (lambda n: bars.advance(task, n)), where

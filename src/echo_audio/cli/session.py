@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn, Protocol
 
 from echo_audio.audio import Recording, load
-from echo_audio.cli.console import console
-from echo_audio.encoding import TranscriptEncoder
+from echo_audio.cli.arguments import nearest, number, one_of, whole
+from echo_audio.cli.console import console, readable, shown
+from echo_audio.encoding import Family, TranscriptEncoder
 from echo_audio.errors import ConfigError, DataError, ModelError
-from echo_audio.listen import Event, Limits, Sampling, listen, stream
+from echo_audio.listen import Engine, Event, Limits, Sampling, listen, stream
 from echo_audio.models import folders
 from echo_audio.scoring.answers import strict_choice, strict_score
 from echo_audio.transcript import Mode, Played, Question, Stop, Transcript
 
-if TYPE_CHECKING:
-    from echo_audio.engines.local import LocalEngine
+
+class ClosingEngine(Engine, Protocol):
+    """An engine that holds a thread or memory until it is closed."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class PromptingFamily(Family, Protocol):
+    """Token rules, and the family's prompt."""
+
+    def prompt(self, question: Question, mode: Mode) -> str:
+        """The user's text."""
+        ...
+
 
 TINY = folders.TINY
 MAX_AT_ONCE = 64
@@ -29,13 +45,23 @@ MAX_AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one file, before the file was opened."""
+    """One question about one file, before the file was opened.
+
+    Args:
+        place: which of the files, or which line of the question file, from 1.
+    """
 
     audio: Path
     text: str
     choices: tuple[str, ...] = ()
     answer: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    place: int = 1
+
+    @property
+    def name(self) -> str:
+        """The file as it was given, as text that can be written anywhere."""
+        return readable(str(self.audio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +83,40 @@ class Manner:
 
 def add_manner(parser: ArgumentParser) -> None:
     """The arguments that `manner_of` reads."""
-    model = parser.add_argument_group("the model, and how it listens")
-    model.add_argument("--model", default=TINY, metavar="M", help="a folder, a hub id, or 'tiny': the one that ships (default)")
-    model.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    model.add_argument("--mode", type=Mode, choices=list(Mode), default=Mode.INTERLEAVED, metavar="MODE",
-                       help="interleaved (default): hears each segment it writes; grounded: writes them only; conditioned: none")  # fmt: skip
-    model.add_argument("--played", type=Played, choices=list(Played), default=Played.CROP, metavar="WHAT",
-                       help="what is played for a segment: crop (the truth, default), or to see whether hearing matters: "
-                            "withheld, silenced, swapped (with --swap-with)")  # fmt: skip
-    model.add_argument("--swap-with", type=Path, metavar="FILE", help="the recording that --played swapped plays instead")
-    model.add_argument("--max-relistens", type=int, default=8, metavar="N", help="segments it may hear again (default 8)")
-    model.add_argument("--max-new-tokens", type=int, default=4096, metavar="N", help="tokens of one reasoning (default 4096)")
-    model.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    model.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw from the likeliest tokens of this total")
-    model.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same reasoning (default 0)")
+    add = parser.add_argument_group("the model, and how it listens").add_argument
+    add("--model", default=TINY, metavar="M", help="a folder, a hub id, or 'tiny': the one that ships (default)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    how = "interleaved (default): hears each segment it writes; grounded: writes them only; conditioned: none"
+    add("--mode", type=one_of(Mode), default=Mode.INTERLEAVED, metavar="MODE", help=how)
+    what = (
+        "what is played for a segment: crop (the truth, default), or to see whether hearing matters: withheld, silenced, "
+        "swapped (with --swap-with)"
+    )
+    add("--played", type=one_of(Played), default=Played.CROP, metavar="WHAT", help=what)
+    add("--swap-with", type=Path, metavar="FILE", help="the recording that --played swapped plays instead")
+    add("--max-relistens", type=whole(0), default=8, metavar="N", help="segments it may hear again (default 8)")
+    add("--max-new-tokens", type=whole(1), default=4096, metavar="N", help="tokens of one reasoning (default 4096)")
+    add("--temperature", type=number(0), default=0.0, metavar="T", help="0 (default) is greedy")
+    likeliest = number(0, 1, open_low=True)
+    add("--top-p", type=likeliest, default=1.0, metavar="P", help="draw from the likeliest tokens of this total (default 1)")
+    add("--seed", type=whole(0), default=0, metavar="S", help="same seed, same reasoning (default 0)")
 
 
 def manner_of(args: Namespace) -> Manner:
     """What the arguments say.
 
     Raises:
-        ConfigError: they contradict each other, or a number is out of range.
+        ConfigError: they contradict each other.
     """
     if args.played is not Played.CROP and args.mode is not Mode.INTERLEAVED:
         raise ConfigError(f"--played {args.played} changes what is heard again; in mode {args.mode} nothing is")
     if (args.swap_with is None) == (args.played is Played.SWAPPED):
         raise ConfigError("--played swapped and --swap-with FILE belong together: give both")
-    if args.temperature < 0 or not 0 < args.top_p <= 1:
-        raise ConfigError("--temperature must not be negative, and --top-p lies above 0 and at most at 1")
-    if args.max_relistens < 0:
-        raise ConfigError("--max-relistens must not be negative")
     limits = Limits(
         max_turns=max(16, 2 * args.max_relistens),
         max_relistens=args.max_relistens,
         max_new_tokens=args.max_new_tokens,
-        max_turn_tokens=min(2048, args.max_new_tokens) if args.max_new_tokens > 0 else args.max_new_tokens,
+        max_turn_tokens=min(2048, args.max_new_tokens),
     )
     return Manner(
         model=args.model,
@@ -108,15 +133,20 @@ def manner_of(args: Namespace) -> Manner:
 class Listener:
     """A loaded model that listens in one manner."""
 
-    engine: LocalEngine
+    engine: Engine
+    family: PromptingFamily
     manner: Manner
 
     def open(self, item: Item, recording: Recording) -> Transcript:
-        """The transcript of an item at its start; the settings that shape it travel in the question's meta."""
+        """The transcript of an item at its start; the settings that shape it travel in the question's meta.
+
+        Raises:
+            TranscriptError: the model cannot hear a recording of this length.
+        """
         manner = self.manner
         how = {
-            "audio": str(item.audio),
-            "model": manner.model,
+            "audio": item.name,
+            "model": readable(manner.model),
             "temperature": manner.sampling.temperature,
             "top_p": manner.sampling.top_p,
             "seed": manner.sampling.seed,
@@ -124,8 +154,10 @@ class Listener:
         question = Question(
             item.text, recording.id, recording.duration_s, item.choices, item.answer, {**item.meta, **how}
         )
-        prompt = self.engine.thinker.family.prompt(question, manner.mode)
-        return Transcript.open(question, prompt, manner.mode, played=manner.played)
+        prompt = self.family.prompt(question, manner.mode)
+        opened = Transcript.open(question, prompt, manner.mode, played=manner.played)
+        self._encoder(recording).encode(opened)  # complains now, before anything is shown
+        return opened
 
     def stream(self, transcript: Transcript, recording: Recording) -> AsyncIterator[Event]:
         """Listen, as events."""
@@ -136,7 +168,7 @@ class Listener:
         return await listen(transcript, self.engine, self._encoder(recording), self.manner.limits, self.manner.sampling)
 
     def _encoder(self, recording: Recording) -> TranscriptEncoder:
-        return TranscriptEncoder(self.engine.thinker.family, recording, self.manner.other)
+        return TranscriptEncoder(self.family, recording, self.manner.other)
 
 
 @contextmanager
@@ -151,14 +183,54 @@ def loading(manner: Manner) -> Iterator[Listener]:
             "this checkout has no shipped model (src/echo_audio/models/tiny); give another with --model, or train it: "
             "echo-audio sft configs/tiny-base.toml, then configs/tiny-interleaved.toml"
         )
-    with console(to_stderr=True).status(f"loading {manner.model} ..."):
-        from echo_audio.engines.local import LocalEngine  # brings torch and transformers: some seconds
-
-        engine = LocalEngine.load(manner.model, device=manner.device, max_rows=MAX_AT_ONCE)
+    with console(to_stderr=True).status(f"loading {shown(manner.model)} ..."):
+        engine, family = load_engine(manner)
     try:
-        yield Listener(engine, manner)
+        yield Listener(engine, family, manner)
     finally:
         engine.close()
+
+
+def load_engine(manner: Manner) -> tuple[ClosingEngine, PromptingFamily]:
+    """The engine of a manner: the one place that names a concrete one.
+
+    Raises:
+        ConfigError: there is no such device here.
+        ModelError: there is no such model, it is not of the family, or memory is too small for it.
+    """
+    import torch
+
+    from echo_audio.engines.local import LocalEngine  # brings torch and transformers: some seconds
+
+    if manner.device is not None:
+        _check_device(manner.device)
+    try:
+        engine = LocalEngine.load(manner.model, device=manner.device, max_rows=MAX_AT_ONCE)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            f"{manner.model} does not fit into the memory of the GPU; free it, take a smaller model, or --device cpu"
+        ) from None
+    return engine, engine.thinker.family
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not here: torch itself would answer with a traceback.
+
+    Raises:
+        ConfigError: names what there is.
+    """
+    import torch
+
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        where = None
+    if where is None or where.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device}: Echo runs on cpu, cuda, or one GPU of several such as cuda:1")
+    n = torch.cuda.device_count()
+    if where.type == "cuda" and (where.index or 0) >= n:
+        there = f"the GPUs are cuda:0 to cuda:{n - 1}" if n else "torch sees no GPU; `echo-audio doctor` says why"
+        raise ConfigError(f"--device {device}: {there}. Leave --device out to take what there is")
 
 
 def has_tiny() -> bool:
@@ -171,12 +243,17 @@ def saving(path: Path | None) -> Iterator[Callable[[Transcript], None]]:
     """Append transcripts to a JSONL file, each flushed at once; without a path they are dropped.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or what is there does not end with a whole line.
     """
     if path is None:
         yield lambda _: None
         return
     try:
+        if not _ends_with_a_line(path):
+            raise DataError(
+                f"'{path}' ends within a line: a run was stopped there, or it is no JSONL file; "
+                "--resume goes on after its last whole line, or give another file to --save"
+            )
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write '{path}': {error.strerror}; check the folder and its permissions") from None
@@ -189,41 +266,84 @@ def saving(path: Path | None) -> Iterator[Callable[[Transcript], None]]:
         yield save
 
 
+def _ends_with_a_line(path: Path) -> bool:
+    """Whether appending begins a new line."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
 def read_items(path: Path) -> list[Item]:
     """The questions of a JSONL file: `audio` (relative to that file), `question`, and optionally `choices`, `answer`.
 
     Whatever else a line holds goes into the question's meta.
 
     Raises:
-        DataError: unreadable, or a line that is not such a question; names the line.
+        DataError: unreadable, or lines that are not such questions; names them.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the questions in '{path}': {error}; give a JSONL file in UTF-8") from None
-    items = [_item(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+        # Only "\n" ends a line of JSONL: splitlines() would also cut at characters that may stand inside a JSON text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"cannot read the questions in '{path}': {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise DataError(f"'{path}' is not text in UTF-8; --questions takes a JSONL file, sounds are named in it") from None
+    items, wrong = list[Item](), list[str]()
+    for place, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                items.append(_item(line, path, place))
+            except DataError as error:
+                wrong.append(str(error))
+    if wrong:
+        more = f"\n  and {len(wrong) - _SHOWN_AT_MOST} more lines" if len(wrong) > _SHOWN_AT_MOST else ""
+        raise DataError("\n  ".join(wrong[:_SHOWN_AT_MOST]) + more)
     if not items:
         raise DataError(f"'{path}' holds no questions; write one JSON object with audio and question a line")
     return items
 
 
-def _item(line: str, path: Path, number: int) -> Item:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}:{number}: not JSON ({error}); write one object a line") from None
-    if not isinstance(fields, dict):
-        raise DataError(f"{path}:{number}: not a JSON object; write one object a line")
+_SHOWN_AT_MOST = 5
+_KEYS = ("audio", "question", "choices", "answer")
+
+
+def _item(line: str, path: Path, place: int) -> Item:
+    where = f"{readable(str(path))}:{place}"
+    fields = _fields(line, where)
+    misspelt = [(key, near) for key in fields if key not in _KEYS and (near := nearest(key, set(_KEYS) - set(fields)))]
+    if misspelt:
+        raise DataError(f"{where}: unknown key {misspelt[0][0]!r}{misspelt[0][1]}")
     audio, text = fields.pop("audio", None), fields.pop("question", None)
     choices, answer = fields.pop("choices", None) or [], fields.pop("answer", None)
-    if not (isinstance(audio, str) and audio and isinstance(text, str) and text):
-        raise DataError(f"{path}:{number}: a question needs `audio` and `question`, both text")
+    if not (isinstance(audio, str) and audio and isinstance(text, str) and text.strip()):
+        raise DataError(f"{where}: a question needs `audio` and `question`, both text")
     if not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
-        raise DataError(f"{path}:{number}: `choices` must be a list of texts")
+        raise DataError(f"{where}: `choices` must be a list of texts")
     if not (answer is None or isinstance(answer, str)):
-        raise DataError(f"{path}:{number}: `answer` must be a text")
-    check_choices(tuple(choices), answer, f"{path}:{number}")
-    return Item(path.parent / audio, text, tuple(choices), answer, fields)
+        raise DataError(f"{where}: `answer` must be a text")
+    check_choices(tuple(choices), answer, where)
+    return Item(path.parent / audio, text, tuple(choices), answer, fields, place)
+
+
+def _fields(line: str, where: str) -> dict[str, Any]:
+    """The object of a line; nothing in it that could not be written again."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise DataError(f"{where}: {constant} is not JSON; write null or leave the key out")
+
+    try:
+        fields = json.loads(line, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: not JSON ({error}); write one object a line") from None
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: not a JSON object; write one object a line")
+    if readable(whole_text := json.dumps(fields, ensure_ascii=False)) != whole_text:
+        raise DataError(f"{where}: holds half of a character (a lone surrogate); write the whole one")
+    return fields
 
 
 def check_choices(choices: tuple[str, ...], answer: str | None, where: str) -> None:
@@ -235,8 +355,10 @@ def check_choices(choices: tuple[str, ...], answer: str | None, where: str) -> N
     if len(choices) == 1:
         raise DataError(f"{where}: one choice is no choice; give two or more, or none for a free answer")
     for choice in choices:
+        if not choice.strip():
+            raise DataError(f"{where}: a choice is empty; write it out or leave it away")
         if strict_choice(choice, choices) != choice:
-            raise DataError(f"{where}: the choice {choice!r} is empty or there twice; make the choices different")
+            raise DataError(f"{where}: the choice {choice!r} is there twice; make the choices different")
     if choices and answer is not None and answer not in choices:
         raise DataError(f"{where}: the answer {answer!r} is none of the choices")
 
@@ -246,7 +368,8 @@ def as_json(item: Item, transcript: Transcript, took_s: float) -> dict[str, Any]
     heard = {h.segment for h in transcript.asked}
     given = transcript.answer
     return {
-        "audio": str(item.audio),
+        "place": item.place,
+        "audio": item.name,
         "question": item.text,
         "choices": list(item.choices),
         "answer": given,

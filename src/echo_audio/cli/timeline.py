@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from echo_audio.audio import Recording, Segment
-from echo_audio.cli.console import width_of
+from echo_audio.cli.console import is_utf, width_of
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta")
 _DEEPEST_DB = 48.0  # so far below the loudest column a column is empty
@@ -43,13 +44,13 @@ class Glyphs:
     dash: str
 
 
-UNICODE = Glyphs(" ▁▂▃▄▅▆▇█", "├", "─", "┤", "│", "┴", "─", "♪", "–")  # noqa: RUF001
+UNICODE = Glyphs(" ▁▂▃▄▅▆▇█", "├", "─", "┤", "│", "┴", "─", "♪", "–")
 ASCII = Glyphs(" .:-=+*%#", "[", "-", "]", "|", "+", "-", "*", "-")
 
 
 def glyphs_for(where: Console) -> Glyphs:
     """Block characters where the terminal can show them."""
-    return UNICODE if where.encoding.lower().startswith("utf") else ASCII
+    return UNICODE if is_utf(where.encoding) else ASCII
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def draw(recording: Recording, bars: Sequence[Bar], where: Console) -> Text:
 def levels_of(recording: Recording, n_columns: int) -> list[int]:
     """Height of each column in eighths of a row, 0 to 16: its level in dB between the background's and the loudest."""
     edges = np.linspace(0, recording.n_samples, n_columns + 1).astype(int)
-    parts = [recording.samples[a : max(b, a + 1)] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [recording.samples[a : max(b, a + 1)] for a, b in itertools.pairwise(edges)]
     rms = np.sqrt([float(np.mean(np.square(part, dtype=np.float64))) if part.size else 0.0 for part in parts])
     loudest = float(rms.max())
     if loudest <= 0:
@@ -98,7 +99,7 @@ def levels_of(recording: Recording, n_columns: int) -> list[int]:
 
 
 def times(segment: Segment, glyphs: Glyphs) -> str:
-    """A segment for people: "1.2–3.4 s"."""  # noqa: RUF002
+    """A segment for people: "1.2–3.4 s"."""
     return f"{_seconds(segment.start_s)}{glyphs.dash}{_seconds(segment.end_s)} s"
 
 

@@ -1,6 +1,6 @@
 """The recordings that ship with Echo: four drawn scenes with a question each, made here from procedural sounds.
 
-`echo-audio data demo --out src/echo_audio/demo` writes them. They are ours and in the public domain (CC0-1.0). Their
+`echo-audio demo --write src/echo_audio/demo` writes them. They are ours and in the public domain (CC0-1.0). Their
 sounds are of the test split, so no training has seen these variants; the draws were chosen by hand, to be short, of
 different kinds, and such that the shipped model answers them.
 """
