@@ -63,7 +63,7 @@ def draws(bank: ClipBank, split: Split) -> list[Sound]:
 
 
 def test_a_clip_is_cut_to_what_is_heard_and_lies_on_the_grid(bank: ClipBank) -> None:
-    assert [c.length_s for c in bank.clips if c.row.label == "dog barking"] == [0.5, 0.8, 1.1, 1.5, 1.8]
+    assert [c.length_s for c in bank.clips if c.whole and c.row.label == "dog barking"] == [0.5, 0.8, 1.1, 1.5, 1.8]
     for sound in draws(bank, Split.TRAIN) + draws(bank, Split.TEST):
         shortest_s, longest_s = bank.length_range_s(sound)
         assert shortest_s == longest_s
@@ -77,6 +77,32 @@ def test_a_clip_is_cut_to_what_is_heard_and_lies_on_the_grid(bank: ClipBank) -> 
 def test_a_long_clip_is_its_beginning(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 7.0, 1)
     assert ClipBank.from_rows([ClipRow("a.wav", "rain")], tmp_path).clips[0].length_s == 3.0
+
+
+def test_a_long_clip_is_also_there_as_its_beginning_and_in_the_same_split(tmp_path: Path) -> None:
+    for name, seed in (("a.wav", 1), ("b.wav", 2), ("0_ann_0.flac", 3)):
+        write(tmp_path / name, 2.0, seed)
+    digit = ClipRow("0_ann_0.flac", "the number zero", "", Source.DIGIT, "ann")
+    bank = ClipBank.from_rows([ClipRow("a.wav", "rain"), ClipRow("b.wav", "rain"), digit], tmp_path)
+    found = [(c.row.path, c.length_s, c.whole) for c in bank.clips]
+    cuts = [(name, length_s, False) for name in ("a.wav", "b.wav") for length_s in (0.6, 1.4)]
+    assert found == [("a.wav", 2.0, True), ("b.wav", 2.0, True), ("0_ann_0.flac", 2.0, True), *cuts]
+    assert {(c.row.path, c.split) for c in bank.clips} >= {("a.wav", Split.TRAIN), ("b.wav", Split.TEST)}
+    assert len({(c.row.path, c.split) for c in bank.clips}) == 3
+    save_bank(bank, tmp_path / "bank.npz")
+    packed = load_bank(tmp_path / "bank.npz")
+    assert [(c.row.path, c.length_s, c.whole) for c in packed.clips] == found
+    assert all(np.array_equal(a.samples, b.samples) for a, b in zip(bank.clips, packed.clips, strict=True))
+
+
+def test_unusable_clips_are_left_out_on_request_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 1.0, 1)
+    write(tmp_path / "b.wav", 0.05, 1)
+    rows, told = [ClipRow("a.wav", "rain"), ClipRow("b.wav", "rain"), ClipRow("c.wav", "rain")], []
+    with pytest.raises(DataError, match=r"b\.wav"):
+        ClipBank.from_rows(rows, tmp_path)
+    assert {c.row.path for c in ClipBank.from_rows(rows, tmp_path, told.append).clips} == {"a.wav"}
+    assert [("b.wav" in str(e), "c.wav" in str(e)) for e in told] == [(True, False), (False, True)]
 
 
 def test_splits_share_no_clip_and_no_speaker(bank: ClipBank) -> None:
@@ -98,7 +124,7 @@ def test_two_stretches_or_copies_of_one_file_are_never_split(tmp_path: Path) -> 
     (tmp_path / "c.wav").write_bytes((tmp_path / "b.wav").read_bytes())
     rows = [ClipRow(f, "rain", start_s=s, end_s=s + 1) for f in ("a.wav", "b.wav", "c.wav") for s in (0.0, 1.0)]
     clips = ClipBank.from_rows(rows, tmp_path).clips
-    assert len(clips) == 4
+    assert len([c for c in clips if c.whole]) == 4
     splits = {name: {c.split for c in clips if c.row.path == name} for name in ("a.wav", "b.wav")}
     assert splits == {"a.wav": {Split.TRAIN}, "b.wav": {Split.TEST}}
 

@@ -361,10 +361,11 @@ def test_a_single_cue_with_the_question_gains_little(kind: str) -> None:
 
 def test_the_cue_table_finds_a_planted_cue() -> None:
     def planted(pair: tuple[Row, Scene]) -> tuple[Row, Scene]:
+        """The first is said to be louder where the second is soft: its level alone tells."""
         row, scene = pair
-        first, second = (e for e in scene.events if e.label == row.evidence[0].label)
-        louder = ("the first", "the second")[first.level_db < second.level_db]
-        return row.model_copy(update={"choices": ("the first", "the second"), "answer": louder}), scene
+        _, second = (e for e in scene.events if e.label == row.evidence[0].label)
+        answer = ("the first", "the second")[second.level_db > -34.0]
+        return row.model_copy(update={"choices": ("the first", "the second"), "answer": answer}), scene
 
     pairs = [
         planted(p)

@@ -86,7 +86,8 @@ _RIGHT = (
 
 _LEAST = 3  # tenths by which lengths of sounds differ
 _LEAST_GAP = 4  # and those of pauses
-_WIDE = 7  # a comparison wants a range of that many differences
+_WIDE = 5  # a comparison wants a range of that many differences
+_WIDE_GAP = 7
 
 
 def _pair(c: Canvas, low: int, high: int, step: int) -> tuple[int, int]:
@@ -116,7 +117,7 @@ def _duration(c: Canvas) -> Asked:
     short = sum(c.lengths(sound)[0] for sound in rest)
     low = max(r[0] for r in ranges)
     high = min(*(r[1] for r in ranges), (c.tenths - short - (GAP + 1) * n) // (k + 1))
-    if high - low >= _LEAST * _WIDE and c.chance(0.4):
+    if high - low >= _LEAST * _WIDE and c.chance(0.5):
         sizes, asked, rest = [*_pair(c, low, high, _LEAST)], asked[:2], [*rest, *asked[2:]][: n - 2]
         events, pair = _laid(c, asked, sizes, rest)
         return _compare(c, events, pair)
@@ -212,7 +213,7 @@ def _gap(c: Canvas) -> Asked:
         room = c.tenths - sum(c.lengths(sound)[0] for sound in sounds) - GAP * 3
     pauses = c.sample(range(n - 1), 3)
     high = min(60, GAP + room // 2)
-    if high - GAP >= _LEAST_GAP * _WIDE and c.chance(0.4):
+    if high - GAP >= _LEAST_GAP * _WIDE_GAP and c.chance(0.4):
         pauses = pauses[:2]
         events = c.line(
             sounds, fixed=dict(zip(pauses, _pair(c, GAP, high, _LEAST_GAP), strict=True))
