@@ -27,19 +27,21 @@ def to_transcript(row: Row, mode: Mode, prompt: str, limits: Limits | None = Non
 
     Two marks of `row.provenance` change what is learned: `doubt` names the index of a segment that is wrong on purpose
     (its tag counts as the harness's, so that it is heard and doubted but never learned), and `corrupt` maps indices of
-    segments to "silence" or "swap" (what is played instead).
+    segments to "silence" or "swap" (what is played instead). Where nothing is heard again, such a row is told as `plain`,
+    without the remark about it; a wrong segment may still be written and corrected in a grounded one.
 
     Raises:
         DataError: the row has no written reasoning.
     """
     if row.reasoning is None:
         raise DataError(f"row {row.id} has no reasoning; supervised training needs rows with one")
-    text = tags.compose(row.reasoning, row.answer)
+    plain = mode is Mode.CONDITIONED or (mode is Mode.GROUNDED and "corrupt" in row.provenance)
+    text = tags.compose(row.provenance.get("plain", row.reasoning) if plain else row.reasoning, row.answer)
     transcript = Transcript.open(question_of(row), prompt, mode)
     if mode is Mode.CONDITIONED:
         text = tags.without_segments(text)
     for index, part in enumerate(tags.split_at_segments(text)):
-        wrong = row.provenance.get("doubt") == index
+        wrong = row.provenance.get("doubt") == index and not plain
         for written in _authored(part, wrong and part.endswith(tags.SEG_CLOSE)):
             transcript = transcript.say(written)
         if mode is Mode.INTERLEAVED and part.endswith(tags.SEG_CLOSE):

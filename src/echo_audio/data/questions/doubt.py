@@ -2,7 +2,8 @@
 
 A row with doubt cites a wrong span, says what is there, and looks again. A row with spoilt audio says that what it
 hears does not fit and goes by the first hearing; its `provenance["corrupt"]` tells which segment to spoil and how.
-Both stay true, and neither belongs in a test.
+Both stay true, and neither belongs in a test. `provenance["plain"]` keeps the reasoning as it was, for the ways to
+listen in which nothing is heard again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from echo_audio.data.questions import KINDS
 from echo_audio.data.rows import KnownEvent, Row
 from echo_audio.data.wording import the
 from echo_audio.tags import Tag, find_tags, format_segment
+
+_AUDIBLE = 2  # tenths of a second: the loop plays nothing shorter
 
 _AGAIN = (
     "I look again",
@@ -63,7 +66,7 @@ _SWAPPED = (
 def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     """The row with one wrong segment put in front of a right one; `provenance["doubt"]` is the index of the wrong tag.
 
-    None where the row has no reasoning with a segment that ends a clause.
+    None where the row has no reasoning with a segment that ends a clause, or the segment drawn is too short to be cut.
     """
     tags = _tags(row.reasoning or "")
     if row.reasoning is None or not tags:
@@ -71,12 +74,15 @@ def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     at, found = tags[int(rng.integers(len(tags)))]
     assert found.times_s is not None
     start, end = (round(10 * time_s) for time_s in found.times_s)
-    wrong, remark = _wrong(row, start, end, rng)
+    doubt = _wrong(row, start, end, rng)
+    if doubt is None:
+        return None
+    wrong, remark = doubt
     again = _AGAIN[int(rng.integers(len(_AGAIN)))]
     first = f" {format_segment(Segment(wrong[0] / 10, wrong[1] / 10))}{remark.replace('{again}', again)}"
     before = found.begin - 1  # the space in front of the tag
     text = row.reasoning[:before] + first + row.reasoning[before:]
-    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "doubt": at}})
+    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "doubt": at, "plain": row.reasoning}})
 
 
 def _tags(reasoning: str) -> list[tuple[int, Tag]]:
@@ -84,11 +90,20 @@ def _tags(reasoning: str) -> list[tuple[int, Tag]]:
     return [(i, tag) for i, tag in enumerate(find_tags(reasoning)) if reasoning[tag.end : tag.end + 1] in set(",.;:")]
 
 
-def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tuple[int, int], str]:
-    """A wrong span in tenths of a second, and what is to be said about it."""
+def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tuple[int, int], str] | None:
+    """A wrong span in tenths of a second, and what is to be said about it; None where there is no room for one."""
     spans = [(round(e.start_s * 10), round(e.end_s * 10), e) for e in row.events]
     way = rng.random()
-    others = [s for s in spans if (s[1] <= start or s[0] >= end) and _alone(s, spans)]
+    cited = {(event.label, event.start_s) for event in row.evidence}  # the loop plays no span twice
+    right = {s[2].label for s in spans if s[:2] == (start, end)}
+    others = [
+        s
+        for s in spans
+        if (s[1] <= start or s[0] >= end)
+        and _alone(s, spans)
+        and (s[2].label, s[2].start_s) not in cited
+        and s[2].label not in right
+    ]
     if way < 0.5 and others:
         left, right, event = others[int(rng.integers(len(others)))]
         return (left, right), _pick(rng, _ELSEWHERE).replace("{other}", _name(event))
@@ -98,10 +113,12 @@ def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tu
         size = int(rng.integers(3, min(right - left, 15) + 1))
         at = int(rng.integers(left, right - size + 1))
         return (at, at + size), _pick(rng, _EMPTY)
-    cut = max(1, round((end - start) * float(rng.uniform(0.3, 0.6))))
+    cut = min(max(1, round((end - start) * float(rng.uniform(0.3, 0.6)))), end - start - _AUDIBLE)
+    if cut < 1:
+        return None
     if rng.random() < 0.5:
-        return (start + min(cut, end - start - 1), end), _pick(rng, _PART)
-    return (start, end - min(cut, end - start - 1)), _pick(rng, _PART)
+        return (start + cut, end), _pick(rng, _PART)
+    return (start, end - cut), _pick(rng, _PART)
 
 
 def _alone(span: tuple[int, int, KnownEvent], spans: list[tuple[int, int, KnownEvent]]) -> bool:
@@ -144,4 +161,5 @@ def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
     how = "silence" if rng.random() < 0.5 else "swap"
     remark = _pick(rng, _SILENT if how == "silence" else _SWAPPED)
     text = row.reasoning[: found.end] + remark + row.reasoning[found.end :]
-    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "corrupt": {str(at): how}}})
+    marks = {"corrupt": {str(at): how}, "plain": row.reasoning}
+    return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, **marks}})
