@@ -51,9 +51,7 @@ def bank(tmp_path: Path) -> ClipBank:
     for speaker in ("ann", "bob"):
         for i in range(3):
             write(tmp_path / f"7_{speaker}_{i}.wav", 0.44, seed=100 + len(rows))
-            rows.append(
-                {"file": f"7_{speaker}_{i}.wav", "label": "the number seven", "source": "digit", "speaker": speaker}
-            )
+            rows.append({"file": f"7_{speaker}_{i}.wav", "label": "the number seven", "source": "digit", "speaker": speaker})
     return ClipBank.from_manifest(manifest(tmp_path, *reversed(rows)))
 
 

@@ -85,9 +85,7 @@ def test_reasoning_reads_on_after_a_segment_and_without_it(kind: str) -> None:
         plain = TAG.sub("", row.reasoning)
         assert "<" not in plain and "{" not in plain and "  " not in plain
         assert re.fullmatch(r"[A-Z0-9][^<>]*\.", plain), plain
-        assert all(
-            sentence[:1].isupper() or sentence[:1].isdigit() for sentence in re.split(r"(?<=[a-z])\. ", plain)
-        ), plain
+        assert all(sentence[:1].isupper() or sentence[:1].isdigit() for sentence in re.split(r"(?<=[a-z])\. ", plain)), plain
         assert not re.search(r" [,.;:]|\b(\w+) \1\b", plain), plain
 
 
@@ -313,9 +311,7 @@ def test_what_is_heard_is_named_after_each_segment(kind: str, name: Callable[[Ev
 
 def test_a_faint_sound_is_where_one_can_know_it_and_nowhere_else() -> None:
     for row, scene in rows("faint"):
-        loud, soft = (
-            next(e for e in scene.events if (e.label, e.start_s) == (k.label, k.start_s)) for k in row.evidence
-        )
+        loud, soft = (next(e for e in scene.events if (e.label, e.start_s) == (k.label, k.start_s)) for k in row.evidence)
         distance = soft.start_s - loud.end_s if soft.start_s > loud.start_s else loud.start_s - soft.end_s
         assert abs(distance - 0.2) < 1e-6 and abs(soft.end_s - soft.start_s - 1.0) < 1e-6
         assert 68 <= loud.level_db - soft.level_db <= 76 and scene.background_db < soft.level_db - 20
@@ -373,9 +369,7 @@ def test_the_cue_table_finds_a_planted_cue() -> None:
         if sum(e.label == p[0].evidence[0].label for e in p[1].events) == 2
     ]
     assert cues.sound_cue("loudness", pairs).excess > 3
-    always_first = [
-        (row.model_copy(update={"answer": row.choices[0]}), scene) for row, scene in rows("after", 2_000, Split.TEST)
-    ]
+    always_first = [(row.model_copy(update={"answer": row.choices[0]}), scene) for row, scene in rows("after", 2_000, Split.TEST)]
     assert cues.text_cue("after", always_first).accuracy > 0.95
 
 

@@ -16,6 +16,7 @@ from echo_audio.data.scenes import draw_row
 from echo_audio.data.sounds import ProceduralBank
 from echo_audio.data.transcripts import to_transcript
 from echo_audio.errors import DataError
+from echo_audio.listen import Limits
 from echo_audio.tags import check, segments_in
 from echo_audio.transcript import Author, Heard, Mode, Played, Transcript, Written
 
@@ -61,7 +62,8 @@ def test_a_wrong_segment_is_heard_and_never_learned() -> None:
         wrong = segments_in(row.reasoning or "")[row.provenance["doubt"]]
         assert segments_in(words(transcript, Author.HARNESS)) == (wrong,)
         assert wrong not in segments_in(words(transcript, Author.MODEL))
-        assert wrong in [h.segment for h in asked(transcript)]
+        if len(row.evidence) < Limits().max_relistens:
+            assert wrong in [h.segment for h in asked(transcript)]
         plain = to_transcript(row, Mode.CONDITIONED, "prompt ")
         assert re.sub(r" <seg>[^<]*</seg>", "", row.provenance["plain"]) in words(plain, Author.MODEL)
         assert not words(plain, Author.HARNESS)

@@ -69,9 +69,7 @@ def _file(row: ClipRow, root: Path) -> Path:
     """The file of a row, which must lie inside the root."""
     name = PurePosixPath(row.path)
     if name.is_absolute() or ".." in name.parts or "\\" in row.path or "\0" in row.path:
-        raise DataError(
-            f"clip path '{row.path}' must be relative and stay inside {root}; write it without / or .. in front"
-        )
+        raise DataError(f"clip path '{row.path}' must be relative and stay inside {root}; write it without / or .. in front")
     file = (root / name).resolve()
     if not file.is_relative_to(root.resolve()):
         raise DataError(f"clip path '{row.path}' leads out of {root} by a link; copy the file into the folder")
@@ -165,10 +163,7 @@ def _held_out(rows: Sequence[ClipRow]) -> list[Split]:
             files[row.label].append(row.path)
     # a file that one label holds out is held out for every label
     test = {path for paths in files.values() if len(paths) > 1 for path in sorted(paths)[-max(1, len(paths) // 4) :]}
-    return [
-        Split.TEST if (row.speaker == last_speaker if row.speaker else row.path in test) else Split.TRAIN
-        for row in rows
-    ]
+    return [Split.TEST if (row.speaker == last_speaker if row.speaker else row.path in test) else Split.TRAIN for row in rows]
 
 
 # ---------------------------------------------------------------------------------------------- the bank
@@ -208,9 +203,7 @@ class ClipBank:
             self._variants.setdefault((clip.row.label, clip.split), []).append(index)
 
     @classmethod
-    def from_rows(
-        cls, rows: Iterable[ClipRow], root: Path, on_unusable: Callable[[DataError], None] | None = None
-    ) -> ClipBank:
+    def from_rows(cls, rows: Iterable[ClipRow], root: Path, on_unusable: Callable[[DataError], None] | None = None) -> ClipBank:
         """Decode the files of the rows under `root`; samples that occur twice are kept once.
 
         Args:
@@ -291,9 +284,7 @@ class ClipBank:
 
     def _clip(self, sound: Sound) -> Clip:
         if not 0 <= sound.variant < len(self.clips) or self.clips[sound.variant].row.label != sound.label:
-            raise DataError(
-                f"clip {sound.variant} of this bank is not '{sound.label}'; use the bank the sound was drawn from"
-            )
+            raise DataError(f"clip {sound.variant} of this bank is not '{sound.label}'; use the bank the sound was drawn from")
         if abs(sound.semitones) > 6 or not 0 <= sound.timbre < N_FILTERS or sound.pulses:
             raise DataError(f"{sound} is out of range for a clip; use semitones -6 to 6, timbre 0 to 3 and 0 pulses")
         return self.clips[sound.variant]
@@ -319,9 +310,7 @@ def save_bank(bank: ClipBank, path: Path) -> None:
     ]
     header = json.dumps({"format": _PACK_FORMAT, "clips": rows}, ensure_ascii=False).encode()
     packed = io.BytesIO()
-    np.savez_compressed(
-        packed, header=np.frombuffer(header, dtype=np.uint8), samples=np.concatenate([c.samples for c in whole])
-    )
+    np.savez_compressed(packed, header=np.frombuffer(header, dtype=np.uint8), samples=np.concatenate([c.samples for c in whole]))
     path.write_bytes(packed.getvalue())
 
 

@@ -159,9 +159,7 @@ def _numbers(row: Row, scene: Scene) -> dict[str, float]:
         "events": float(len(scene.events)),
         "total length": sum(map(_length, scene.events)),
     }
-    choices = sorted(
-        (e for i in range(len(row.choices)) if (e := _event_of(row, scene, i)) is not None), key=lambda e: e.start_s
-    )
+    choices = sorted((e for i in range(len(row.choices)) if (e := _event_of(row, scene, i)) is not None), key=lambda e: e.start_s)
     for rank, event in {"earliest": choices[:1], "latest": choices[-1:]}.items():
         for one in event:
             out[f"{rank} choice length"] = _length(one)
@@ -210,9 +208,7 @@ class _Sheet:
             self._marks[name] = [[mark(row, scene, i) for i in range(len(row.choices))] for row, scene in self.pairs]
         return self._marks[name]
 
-    def accuracy(
-        self, views: Sequence[Hashable], marks: Sequence[Sequence[Hashable]], fit: range, test: range
-    ) -> float:
+    def accuracy(self, views: Sequence[Hashable], marks: Sequence[Sequence[Hashable]], fit: range, test: range) -> float:
         """Share of the test rows of which the choice that was most often right in the fit rows is the answer.
 
         Ties count their share; frequencies are smoothed towards chance.
@@ -327,9 +323,7 @@ def _ordinal(row: Row, scene: Scene, choice: int) -> Hashable:
 
 def cue_table(rows: dict[str, Sequence[Pair]]) -> list[tuple[Cue, Cue, Cue]]:
     """For each kind: the text alone, one single cue, one single cue read with the question."""
-    return [
-        (text_cue(kind, pairs), sound_cue(kind, pairs), sound_cue(kind, pairs, True)) for kind, pairs in rows.items()
-    ]
+    return [(text_cue(kind, pairs), sound_cue(kind, pairs), sound_cue(kind, pairs, True)) for kind, pairs in rows.items()]
 
 
 def format_table(table: Sequence[tuple[Cue, Cue, Cue]]) -> str:

@@ -61,9 +61,7 @@ def fsdd_manifest(folder: Path) -> tuple[ClipRow, ...]:
         label = f"the number {_DIGITS[int(digit)]}"
         rows.append(ClipRow(file.name, label, "CC-BY-SA-4.0", Source.DIGIT, speaker))
     if not rows:
-        raise DataError(
-            f"{folder} holds no files like 7_george_0.flac; give the folder of the Free Spoken Digit Dataset"
-        )
+        raise DataError(f"{folder} holds no files like 7_george_0.flac; give the folder of the Free Spoken Digit Dataset")
     return tuple(rows)
 
 

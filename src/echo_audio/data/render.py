@@ -158,11 +158,7 @@ def _background(kind: str, level_db: float, seed: int, n_samples: int) -> Sample
     minute = background_minute(kind)
     n_minute = minute.size // 2
     start = background_start(seed)
-    part = (
-        minute[start : start + n_samples]
-        if n_samples <= n_minute
-        else np.resize(minute[start : start + n_minute], n_samples)
-    )
+    part = minute[start : start + n_samples] if n_samples <= n_minute else np.resize(minute[start : start + n_minute], n_samples)
     rms = float(np.sqrt(np.dot(part, part) / n_samples))
     return part * np.float32(_gain(level_db) / max(rms, 1e-12))
 

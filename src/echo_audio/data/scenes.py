@@ -51,8 +51,7 @@ def default_weights(stock: SoundStock, split: Split) -> dict[str, float]:
     return {
         kind.name: kind.weight
         for kind in KINDS.values()
-        if not (kind.training_only and split is Split.TEST)
-        and all(len(palette.of(source)) >= 4 for source in kind.needs)
+        if not (kind.training_only and split is Split.TEST) and all(len(palette.of(source)) >= 4 for source in kind.needs)
     }
 
 

@@ -112,9 +112,7 @@ def _dirty(voice: Voice, stroke: Floats, low_hz: float, high_hz: float, share: f
         return stroke
     level = share * float(np.sqrt(np.mean(stroke * stroke)))
     shape = _decay(voice.n, -14.0)
-    return stroke + _noise(voice.rng, voice.n, low_hz, high_hz) * shape * (
-        level / float(np.sqrt(np.mean(shape * shape)))
-    )
+    return stroke + _noise(voice.rng, voice.n, low_hz, high_hz) * shape * (level / float(np.sqrt(np.mean(shape * shape))))
 
 
 def _modes(voice: Voice, freqs_hz: tuple[float, ...], weights: tuple[float, ...], ends_db: tuple[float, ...]) -> Floats:
@@ -122,9 +120,7 @@ def _modes(voice: Voice, freqs_hz: tuple[float, ...], weights: tuple[float, ...]
     out = np.zeros(voice.n, dtype=np.float32)
     for freq, weight, end_db in zip(freqs_hz, weights, ends_db, strict=True):
         if freq * voice.ratio < _NYQUIST_HZ:
-            out += (
-                _wave(_cycles(freq * voice.ratio, voice.n), (1.0,), 1.0) * _decay(voice.n, end_db) * np.float32(weight)
-            )
+            out += _wave(_cycles(freq * voice.ratio, voice.n), (1.0,), 1.0) * _decay(voice.n, end_db) * np.float32(weight)
     return out
 
 
@@ -256,9 +252,7 @@ def _gurgle(v: Voice) -> Floats:
     span = (180.0, 420.0) if v.timbre == 1 else (380.0, 1_100.0)
     out = np.zeros(v.n, dtype=np.float32)
     count = max(3, round(v.near(1, 22.0, 0.12) * v.n / SAMPLE_RATE))
-    starts = np.clip(
-        np.linspace(0, v.n - grain_n, count) + v.rng.uniform(-0.02, 0.02, count) * SAMPLE_RATE, 0, v.n - grain_n
-    )
+    starts = np.clip(np.linspace(0, v.n - grain_n, count) + v.rng.uniform(-0.02, 0.02, count) * SAMPLE_RATE, 0, v.n - grain_n)
     starts[0], starts[-1] = 0, v.n - grain_n
     for start in starts.astype(int):
         f = float(np.exp(v.rng.uniform(math.log(span[0]), math.log(span[1])))) * v.ratio

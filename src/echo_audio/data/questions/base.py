@@ -193,9 +193,7 @@ class Canvas:
             return (self.pick(big),)
         return tuple(there)
 
-    def sounds(
-        self, k: int, among: Sequence[tuple[Source, str]] | None = None, without: Sequence[str] = ()
-    ) -> list[Sound]:
+    def sounds(self, k: int, among: Sequence[tuple[Source, str]] | None = None, without: Sequence[str] = ()) -> list[Sound]:
         """k sounds of different labels that are short enough for the recording."""
         options = among if among is not None else self.palette.of(*self.sources)
         if without:
@@ -219,9 +217,7 @@ class Canvas:
                 spare.append((shortest_s, sound))
         missing = k - len(taken)
         if missing > len(spare):
-            raise NoRoomError(
-                f"{k} different sounds are needed where there are only {len(options)}; give a larger stock"
-            )
+            raise NoRoomError(f"{k} different sounds are needed where there are only {len(options)}; give a larger stock")
         return self.shuffled([*taken, *(sound for _, sound in sorted(spare, key=lambda s: s[0])[:missing])])
 
     @property

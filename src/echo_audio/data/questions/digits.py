@@ -72,9 +72,7 @@ def _digit(c: Canvas) -> Asked:
         body = [c.opening(goal, 1.0), c.say(_THERE, s=tag(target), h=spoken, H=capital(spoken))]
     else:
         question, evidence = c.say(BESIDE, x=x, side=side), (anchor, target)
-        goal = c.pick(
-            (f"hear the number {side} {x}", f"find {x} and the number {side} it", f"listen for a voice {side} {x}")
-        )
+        goal = c.pick((f"hear the number {side} {x}", f"find {x} and the number {side} it", f"listen for a voice {side} {x}"))
         body = [
             c.opening(goal),
             c.look(anchor, x),

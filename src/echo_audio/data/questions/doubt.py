@@ -147,8 +147,9 @@ def _pick(rng: np.random.Generator, texts: tuple[str, ...]) -> str:
 
 
 def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
-    """The row for a trainer that spoils the audio of one segment: `provenance["corrupt"]` is {"index of the tag":
-    "silence" or "swap"}.
+    """The row for a trainer that spoils the audio of one segment.
+
+    `provenance["corrupt"]` is {"index of the tag": "silence" or "swap"}.
 
     None where the answer would then not be known: kinds whose answer is only in the sound, and rows without segments.
     """

@@ -55,7 +55,7 @@ def _faint(c: Canvas) -> Asked:
     extra = max(0, min(c.size(2, 7) - 2, (c.tenths - length - FAINT_LENGTH - GAP - 2) // 8))
     others = c.sounds(extra, without=(loud.label,))
     used = (loud.label, *(sound.label for sound in others))
-    options = [sound for sound in _second_long(c, used, k)]
+    options = _second_long(c, used, k)
     target_sound = c.pick(options)
     after = c.chance(0.5)
     pair = [loud, target_sound] if after else [target_sound, loud]
@@ -66,9 +66,7 @@ def _faint(c: Canvas) -> Asked:
     levels[loud_at] = round(LOUD_DB + c.uniform(-1.0, 1.0), 1)
     levels[faint_at] = round(levels[loud_at] - c.uniform(*FAINT_BELOW_DB), 1)
     events = c.line(sounds, {loud_at: length, faint_at: FAINT_LENGTH}, {at: GAP}, levels)
-    return _asked(
-        c, events, events[loud_at], events[faint_at], [s.label for s in options], "after" if after else "before"
-    )
+    return _asked(c, events, events[loud_at], events[faint_at], [s.label for s in options], "after" if after else "before")
 
 
 def _loud_options(c: Canvas) -> list[tuple[Source, str]]:

@@ -126,9 +126,7 @@ def _bare(event: Event) -> str:
     return event.label.removeprefix("the ")
 
 
-def _scene(
-    c: Canvas, repeats: Sequence[Sound], levels: Sequence[float] | None, others: bool
-) -> tuple[list[Event], list[Event]]:
+def _scene(c: Canvas, repeats: Sequence[Sound], levels: Sequence[float] | None, others: bool) -> tuple[list[Event], list[Event]]:
     """The repeats of one sound in order, among other sounds; the whole scene and the repeats alone."""
     n = max(len(repeats), c.size(len(repeats), 7)) if others else len(repeats)
     rest = c.sounds(n - len(repeats), without=(repeats[0].label,)) if n > len(repeats) else []
@@ -202,9 +200,7 @@ def _compare(
     )
 
 
-def _match(
-    c: Canvas, quality: _Quality, events: list[Event], repeats: list[Event], rank: int, templates: Sequence[str]
-) -> Asked:
+def _match(c: Canvas, quality: _Quality, events: list[Event], repeats: list[Event], rank: int, templates: Sequence[str]) -> Asked:
     """Which later one equals the first."""
     label = repeats[0].label
     body = [quality.look(c, event, nth(label, i), i == 0) for i, event in enumerate(repeats)]
@@ -224,16 +220,16 @@ def _match(
         question=c.say(templates, x=the(label), X=capital(the(label)), b=_bare(repeats[0])),
         choices=tuple(c.shuffled(list(choices.values()))),
         answer=choices[rank],
-        reasoning=told(
-            c.opening(goal.format(b=_bare(repeats[0]))), *body, c.conclusion(choices[rank]) if c.chance(0.8) else ""
-        ),
+        reasoning=told(c.opening(goal.format(b=_bare(repeats[0]))), *body, c.conclusion(choices[rank]) if c.chance(0.8) else ""),
         evidence=tuple(repeats),
     )
 
 
 def _loudness(c: Canvas) -> Asked:
-    """Levels run over 40 dB in steps of 4, and two that are compared are neighbours: the ends of any range tell which
-    is louder (the softest level of all is never the louder one), so the ends must be few and comparisons the fewer part.
+    """Levels run over 40 dB in steps of 4, and two that are compared are neighbours.
+
+    The ends of any range tell which is louder (the softest level of all is never the louder one), so comparisons are the
+    fewer part.
     """
     sound = c.sounds(1, c.repeatable())[0]
     offset = c.uniform(-1.4, 1.4)
@@ -272,9 +268,7 @@ def _timbre(c: Canvas) -> Asked:
     k = 3 if c.room >= 5 and c.chance(0.4) else 2
     candidates = c.sample(range(n), k)
     rank = c.integer(1, k)
-    events, repeats = _scene(
-        c, [replace(sound, timbre=t) for t in (candidates[rank - 1], *candidates)], None, others=True
-    )
+    events, repeats = _scene(c, [replace(sound, timbre=t) for t in (candidates[rank - 1], *candidates)], None, others=True)
     return _match(c, _TIMBRE, events, repeats, rank, MATCH_TONE)
 
 
@@ -346,9 +340,7 @@ def _pitch(c: Canvas) -> Asked:
     k = 3 if c.room >= 5 and c.chance(0.3) else 2
     candidates = _apart(c, k)
     rank = c.integer(1, k)
-    events, repeats = _scene(
-        c, [replace(sound, semitones=v) for v in (candidates[rank - 1], *candidates)], None, others=True
-    )
+    events, repeats = _scene(c, [replace(sound, semitones=v) for v in (candidates[rank - 1], *candidates)], None, others=True)
     return _match(c, _PITCHES, events, repeats, rank, SAME_PITCH)
 
 

@@ -215,9 +215,7 @@ def _gap(c: Canvas) -> Asked:
     high = min(60, GAP + room // 2)
     if high - GAP >= _LEAST_GAP * _WIDE_GAP and c.chance(0.4):
         pauses = pauses[:2]
-        events = c.line(
-            sounds, fixed=dict(zip(pauses, _pair(c, GAP, high, _LEAST_GAP), strict=True))
-        )
+        events = c.line(sounds, fixed=dict(zip(pauses, _pair(c, GAP, high, _LEAST_GAP), strict=True)))
         return _compare_gaps(c, events, sorted(pauses))
     high = min(60, GAP + max(_LEAST_GAP, room // 3))
     candidates = _apart(c, GAP, high, _LEAST_GAP, 2)

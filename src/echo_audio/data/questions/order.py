@@ -336,7 +336,7 @@ def overlaps(c: Canvas, n: int, keep: frozenset[int] = frozenset()) -> dict[int,
         return {}
     first = c.pick(free)
     second = c.pick(free)
-    return {i: OVERLAP for i in ({first, second} if abs(first - second) > 1 else {first})}
+    return dict.fromkeys({first, second} if abs(first - second) > 1 else {first}, OVERLAP)
 
 
 KINDS = (
