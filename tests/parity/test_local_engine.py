@@ -1,21 +1,21 @@
 """The local engine against one full forward pass, on a tiny random model (float32, 1e-4).
 
-A random model writes no tags. `Dictated` therefore dictates tokens (every piece of the engine but the draw runs as it
-is), so that turns end at `</seg>`, overshoot it, and go on from the kept cache.
+What is written is dictated where tags are wanted (tests/dictation.py); all else is the engine as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import ask, noise
+from dictation import FREE, RECORDINGS, RELISTENING, TOLERANCE, Dictated, dictate, hear, hear_all, off_by, start
+from helpers import noise
 from torch import Tensor
 
 from echo_audio.audio import Recording, Segment
@@ -37,81 +37,7 @@ from echo_audio.listen import (
     stream,
 )
 from echo_audio.models.thinker import Thinker
-from echo_audio.transcript import Author, Mode, Played, Stop, Transcript, What, Written
-
-DURATIONS_S = (2.0, 5.3, 0.7, 3.7, 9.96, 4.01)
-RECORDINGS = tuple(noise(seconds, seed) for seed, seconds in enumerate(DURATIONS_S))
-FREE = Limits(max_new_tokens=24, max_turns=9, force_answer=False)
-RELISTENING = Limits(max_new_tokens=500, max_turn_tokens=120, max_turns=4, force_answer=False)
-TOLERANCE = 1e-4
-
-Dictation = dict[tuple[int, int], tuple[int, ...]]
-"""For (seed, turn): the ids to write at its beginning."""
-
-
-class Dictated(LocalEngine):
-    """Writes what is dictated for a turn, then draws freely. Log-probabilities are the model's own throughout."""
-
-    def __init__(self, thinker: Thinker, dictation: Dictation, **settings: int) -> None:
-        super().__init__(thinker, **settings)
-        self.dictation = dictation
-
-    def _draw(self, jobs: list[Any], logits_BV: Tensor) -> tuple[list[int], list[float]]:
-        ids, logprobs = super()._draw(jobs, logits_BV)
-        for i, job in enumerate(jobs):
-            dictated = self.dictation.get((job.request.sampling.seed, job.request.turn), ())
-            if len(job.ids) < len(dictated):
-                ids[i] = dictated[len(job.ids)]
-                logprobs[i] = float(logits_BV[i].log_softmax(-1)[ids[i]])
-        return ids, logprobs
-
-
-def start(thinker: Thinker, recording: Recording, played: Played = Played.CROP) -> Transcript:
-    question = ask(recording)
-    prompt = thinker.family.prompt(question, Mode.INTERLEAVED)
-    return Transcript.open(question, prompt, Mode.INTERLEAVED, played=played)
-
-
-async def hear(
-    engine: LocalEngine,
-    recording: Recording,
-    sampling: Sampling | None = None,
-    limits: Limits = FREE,
-    played: Played = Played.CROP,
-) -> tuple[Transcript, Encoded]:
-    """One transcript and its encoding."""
-    encoder = TranscriptEncoder(engine.thinker.family, recording, RECORDINGS[1])
-    begun = start(engine.thinker, recording, played)
-    transcript = await listen(begun, engine, encoder, limits, sampling or Sampling(1.0, 1.0, 0))
-    return transcript, encoder.encode(transcript)
-
-
-async def hear_all(
-    engine: LocalEngine, how: Sequence[tuple[int, Sampling]], limits: Limits = FREE
-) -> list[tuple[Transcript, Encoded]]:
-    return list(await asyncio.gather(*(hear(engine, RECORDINGS[i], sampling, limits) for i, sampling in how)))
-
-
-def off_by(thinker: Thinker, encoded: Encoded) -> float:
-    """Largest difference between the collected log-probabilities and those of one full forward."""
-    sampled = np.array(encoded.sampled)
-    assert sampled.any()
-    with torch.inference_mode():
-        full = thinker.score(encoded).numpy()
-    return float(np.abs(full - np.array(encoded.logprobs))[sampled].max())
-
-
-def dictate(thinker: Thinker, seeds: Sequence[int]) -> Dictation:
-    """Three turns that end in `</seg>`, some overshooting, at other points and with other spans for each seed."""
-    marks = ("", ".", "", ",", "", ";")
-    text: Dictation = {}
-    for seed in seeds:
-        for turn in range(3):
-            begin = 0.05 * (seed % 4) + 0.1 * turn
-            words = ("<think>" if turn == 0 else "") + "I listen to the bell" * (1 + seed % 3)
-            tag = f"{words} <seg>{begin:.2f}, {begin + 0.25 + 0.1 * turn:.2f}</seg>{marks[(seed + 2 * turn) % 6]}"
-            text[seed, turn] = thinker.family.text_ids(tag)
-    return text
+from echo_audio.transcript import Author, Played, Stop, Transcript, What, Written
 
 
 @pytest.fixture
@@ -240,6 +166,20 @@ def test_a_group_shares_its_prefill_and_its_audio(thinker: Thinker, engine: Loca
     assert max(off_by(thinker, encoded) for _, encoded in results) < TOLERANCE
 
 
+def test_transcripts_go_on_side_by_side_while_others_listen_again(thinker: Thinker, dictated: Dictated) -> None:
+    """Each pauses at its own `</seg>`; a pause of one costs the others no step of theirs."""
+
+    def ticks(how: list[tuple[int, Sampling]]) -> int:
+        before = dictated.counters.ticks
+        results = asyncio.run(hear_all(dictated, how, RELISTENING))
+        assert all(len(transcript.asked) == 3 for transcript, _ in results)
+        return dictated.counters.ticks - before
+
+    how = [(i, Sampling(1.0, 1.0, i)) for i in range(6)]
+    alone = [ticks([one]) for one in how]
+    assert ticks(how) < 1.5 * max(alone) < 0.5 * sum(alone)
+
+
 def test_equal_crops_are_encoded_once(thinker: Thinker) -> None:
     text = thinker.family.text_ids("<think><seg>0.5, 1.5</seg>")
     engine = Dictated(thinker, {(seed, 0): text for seed in range(4)})
@@ -255,7 +195,7 @@ def test_the_encoder_cache_has_a_bound(thinker: Thinker) -> None:
     engine = LocalEngine(thinker, max_cached_audio_tokens=150)
     try:
         asyncio.run(hear_all(engine, [(i % 6, Sampling(1.0, 1.0, i)) for i in range(6)]))
-        assert sum(len(tokens) for tokens in engine._audio.values()) <= 250  # the largest clip has 249
+        assert engine._clips.n_tokens <= 250  # the largest clip has 249
     finally:
         engine.close()
 
@@ -294,7 +234,7 @@ def test_more_requests_than_rows(thinker: Thinker) -> None:
         how = [(i % 6, Sampling(1.0, 1.0, i)) for i in range(12)]
         a, b = (asyncio.run(hear_all(engine, how, RELISTENING)) for engine in (few, many))
         assert [encoded.ids for _, encoded in a] == [encoded.ids for _, encoded in b]
-        assert len(few._rows) == 3
+        assert len(few._rows.all) == 3
         # Those that wait do not take the row of one that listens: nothing is computed twice.
         few_seen, many_seen = (c.prefilled + c.copied for c in (few.counters, many.counters))
         assert few_seen <= many_seen
@@ -305,7 +245,7 @@ def test_more_requests_than_rows(thinker: Thinker) -> None:
 
 
 def test_a_row_that_nobody_comes_back_for_is_taken(thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("echo_audio.engines.local.PATIENCE_S", 0.05)
+    monkeypatch.setattr("echo_audio.engines.rows.PATIENCE_S", 0.05)
     engine = LocalEngine(thinker, max_rows=1)
     encoded = [TranscriptEncoder(thinker.family, r).encode(start(thinker, r)) for r in RECORDINGS[:2]]
     try:
@@ -379,6 +319,23 @@ def test_a_failing_model_fails_these_requests_and_later_ones_work(
     _, after = asyncio.run(hear(engine, RECORDINGS[1]))
     assert after.ids == before.ids
     assert off_by(thinker, after) < TOLERANCE
+
+
+def test_a_model_that_gives_nan_fails_and_says_what_to_do(folder: Path) -> None:
+    thinker = Thinker.load(folder)
+    with torch.no_grad():
+        thinker.decoder.norm.weight[3] = torch.nan
+    engine = LocalEngine(thinker)
+    try:
+        for temperature in (0.0, 1.0):
+            transcript, _ = asyncio.run(hear(engine, RECORDINGS[1], Sampling(temperature)))
+            assert transcript.stop is Stop.ENGINE_ERROR
+            assert "not finite" in transcript.notes[0].detail
+            assert "float32" in transcript.notes[0].detail
+            assert transcript.n_sampled == 0
+        assert not engine._active
+    finally:
+        engine.close()
 
 
 def test_a_failure_between_turns_keeps_what_was_there(
@@ -477,7 +434,7 @@ def test_cancelling_frees_the_row_and_the_others_go_on(thinker: Thinker) -> None
         for _, encoded in asyncio.run(run()):
             assert off_by(thinker, encoded) < TOLERANCE
         assert not engine._active
-        assert not [row for row in engine._rows if row.session]
+        assert not [row for row in engine._rows.all if row.session]
     finally:
         engine.close()
     assert time.monotonic() - began < 20

@@ -99,6 +99,21 @@ def test_a_published_omni_folder_loads(folder: Path, thinker: Thinker, tmp_path:
         assert_equal_models(loaded, thinker)
 
 
+def test_rope_settings_of_published_configs_are_understood(copied: Path) -> None:
+    """They are written as transformers 4 did: `rope_theta` beside a `rope_scaling` without it."""
+
+    def as_published(config: dict[str, Any]) -> None:
+        text = config["text_config"]
+        del text["rope_parameters"]
+        text["rope_theta"] = 1_000_000.0
+        text["rope_scaling"] = {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}
+
+    edit_json(copied / "config.json", as_published)
+    frequencies = Thinker.load(copied).decoder.rotary_emb.inv_freq
+    expected = 1e6 ** (-torch.arange(len(frequencies)) / len(frequencies))
+    torch.testing.assert_close(frequencies, expected)
+
+
 def test_what_was_trained_from_an_omni_folder_is_a_thinker_folder(folder: Path, tmp_path: Path) -> None:
     publish(folder, tmp_path / "omni", untied=True)
     loaded = Thinker.load(tmp_path / "omni")

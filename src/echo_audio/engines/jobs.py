@@ -12,9 +12,9 @@ from echo_audio.engines.rows import Row
 from echo_audio.listen import OnPiece, Request, Turn
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Counters:
-    """What the engine has computed so far; benchmarks and tests read it.
+    """What an engine has computed so far; benchmarks and tests read it.
 
     Args:
         prefilled: positions computed in prefills (prompt, inserted audio).

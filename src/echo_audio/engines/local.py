@@ -10,26 +10,28 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import math
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from echo_audio.engines.clips import ClipCache
 from echo_audio.engines.jobs import Counters, Job
-from echo_audio.engines.rows import Row, RowCache, context_keys, shared_prefix
+from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, shared_prefix
 from echo_audio.engines.sampling import draw, random_state
 from echo_audio.errors import EngineError
 from echo_audio.listen import OnPiece, Request, Turn, TurnStop
-from echo_audio.models.logmel import logmel
 from echo_audio.models.thinker import Thinker
 
-PATIENCE_S = 1.0
-"""So long a transcript between two turns keeps its row, although others wait for one."""
+_NOT_FINITE = (
+    "the model's output is not finite: its weights hold NaN, or overflow in this number format; "
+    "take an earlier checkpoint, or load it in float32"
+)
 
 
 class LocalEngine:
@@ -51,14 +53,13 @@ class LocalEngine:
         max_cached_audio_tokens: int = 200_000,
     ) -> None:
         self.thinker = thinker
-        self.max_rows, self.max_prefill_tokens = max_rows, max_prefill_tokens
-        self.max_cached_audio_tokens = max_cached_audio_tokens
-        self.counters = Counters()
+        self.max_prefill_tokens = max_prefill_tokens
         text = thinker.decoder.config
         width = text.hidden_size // text.num_attention_heads
         self._cache = RowCache(text.num_hidden_layers, text.num_key_value_heads, width, thinker.dtype, thinker.device)
-        self._rows: list[Row] = []
-        self._audio: OrderedDict[str, Tensor] = OrderedDict()
+        self._rows = Rows(self._cache, max_rows)
+        self._clips = ClipCache(thinker, max_cached_audio_tokens)
+        self._n_ticks = self._n_prefilled = self._n_decoded = 0
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._inbox: deque[Job | str] = deque()
@@ -79,6 +80,14 @@ class LocalEngine:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         kind = dtype or (torch.bfloat16 if where.startswith("cuda") else torch.float32)
         return cls(Thinker.load(source, dtype=kind, device=where), max_rows=max_rows)
+
+    @property
+    def counters(self) -> Counters:
+        """What has been computed so far."""
+        rows, clips = self._rows, self._clips
+        return Counters(
+            self._n_prefilled, self._n_decoded, rows.n_copied, clips.n_encoded, clips.n_reused, self._n_ticks
+        )
 
     async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Turn:
         """Sample one turn; see `Engine`.
@@ -149,9 +158,7 @@ class LocalEngine:
             if isinstance(message, Job):
                 self._waiting.append(message)
             else:
-                for row in self._rows:
-                    if row.session == message:
-                        row.session = ""
+                self._rows.release(message)
 
     def _fail(self, why: str) -> None:
         jobs = [*self._active, *self._waiting]
@@ -161,15 +168,14 @@ class LocalEngine:
             with self._wake:
                 jobs += [message for message in self._inbox if isinstance(message, Job)]
                 self._inbox.clear()
-        for row in self._rows:
-            row.keys.clear()
+        self._rows.forget()
         for job in jobs:
             with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
                 job.future.set_exception(EngineError(why))
 
     @torch.inference_mode()
     def _tick(self) -> None:
-        self.counters.ticks += 1
+        self._n_ticks += 1
         self._active = [job for job in self._active if not job.future.cancelled()]
         self._admit()
         long = [job for job in self._active if job.pending > 1]
@@ -182,19 +188,22 @@ class LocalEngine:
     def _admit(self) -> None:
         """Give waiting requests a row. One that would share a prefix still being computed waits for it a tick."""
         still: deque[Job] = deque()
+        busy = {job.row for job in self._active if job.row is not None}
         for job in self._waiting:
             if job.future.cancelled():
                 continue
-            if self._has_twin(job) or (row := self._row_for(job)) is None:
+            if not self._has_twin(job):
+                job.row = self._rows.take(job.keys, job.request.session, busy)
+            if job.row is None:
                 still.append(job)
                 continue
-            row.used_at, row.session, job.row = time.monotonic(), job.request.session, row
+            busy.add(job.row)
             self._active.append(job)
         self._waiting = still
 
     def _has_twin(self, job: Job) -> bool:
         """Whether an admitted request is about to compute the same long beginning."""
-        if any(row.session == job.request.session and row.session for row in self._rows):
+        if self._rows.of_session(job.request.session) is not None:
             return False
         head = job.keys[: len(job.keys) - 1]
         return any(
@@ -202,38 +211,6 @@ class LocalEngine:
             and shared_prefix(other.keys, head) > max(len(other.row.keys), len(head) // 2)
             for other in self._active
         )
-
-    def _row_for(self, job: Job) -> Row | None:
-        """The row of the job's session, or a free one that begins like the best match; None when all are busy."""
-        busy = {id(j.row) for j in self._active}
-        usable = len(job.keys) - 1  # at least one position must be computed, for its logits
-        own = next((r for r in self._rows if r.session and r.session == job.request.session), None)
-        if own is not None:
-            del own.keys[min(shared_prefix(own.keys, job.keys), usable) :]
-            return own
-        best = max(self._rows, key=lambda r: shared_prefix(r.keys, job.keys), default=None)
-        row = self._free_row(busy, best)
-        if row is None:
-            return None
-        shared = min(shared_prefix(best.keys, job.keys), usable) if best is not None else 0
-        if best is not None and best is not row and shared:
-            self._cache.copy_prefix(best.slot, row.slot, shared)
-            self.counters.copied += shared
-        row.keys = job.keys[:shared]
-        return row
-
-    def _free_row(self, busy: set[int], keep: Row | None) -> Row | None:
-        free = [r for r in self._rows if not r.session and id(r) not in busy]
-        if free:
-            return min(free, key=lambda r: (r is keep and len(free) > 1, r.slot))
-        if len(self._rows) < self.max_rows:
-            self._rows.append(Row(len(self._rows)))
-            if len(self._rows) > self._cache.n_slots:
-                self._cache.reserve(min(self.max_rows, max(8, 2 * self._cache.n_slots)), self._cache.capacity - 1)
-            return self._rows[-1]
-        given_up = time.monotonic() - PATIENCE_S
-        idle = [r for r in self._rows if id(r) not in busy and r.used_at < given_up]
-        return min(idle, key=lambda r: r.used_at, default=None)
 
     def _prefill(self, jobs: list[Job]) -> None:
         """Compute what is pending for some of the jobs, the shortest first, padded into one batch."""
@@ -252,7 +229,7 @@ class LocalEngine:
         positions = torch.full((len(batch), longest), self._cache.trash)
         for line, job in zip(positions, batch, strict=True):
             line[: job.pending] = torch.arange(len(job.keys) - job.pending, len(job.keys))
-        self.counters.prefilled += sum(job.pending for job in batch)
+        self._n_prefilled += sum(job.pending for job in batch)
         hidden = self._forward([j.row.slot for j in batch if j.row], padded, positions, batch)
         last = torch.tensor([job.pending - 1 for job in batch], device=hidden.device)
         self._sample(batch, hidden[torch.arange(len(batch), device=hidden.device), last])
@@ -293,24 +270,10 @@ class LocalEngine:
         for clip in job.request.encoded.clips:
             offset = max(0, start - clip.position)
             if offset < clip.n_tokens:
-                tokens = self._audio_tokens(clip.recording.id, clip.recording.samples)[offset:]
+                tokens = self._clips.tokens(clip.recording)[offset:]
                 at = clip.position + offset - start
                 embeds[at : at + len(tokens)] = tokens
         return embeds
-
-    def _audio_tokens(self, clip_id: str, samples: np.ndarray) -> Tensor:
-        """Encoder output of a clip, computed once for each content."""
-        if clip_id in self._audio:
-            self._audio.move_to_end(clip_id)
-            self.counters.clips_reused += 1
-            return self._audio[clip_id]
-        device = self.thinker.device
-        tokens = self.thinker.encode_features(logmel([samples], device))[0]
-        self.counters.clips_encoded += 1
-        self._audio[clip_id] = tokens
-        while sum(len(t) for t in self._audio.values()) > self.max_cached_audio_tokens and len(self._audio) > 1:
-            self._audio.popitem(last=False)
-        return tokens
 
     def _sample(self, jobs: list[Job], hidden_BH: Tensor) -> None:
         ids, logprobs = self._draw(jobs, self.thinker.logits(hidden_BH))
@@ -319,8 +282,11 @@ class LocalEngine:
             assert job.row is not None
             job.row.keys.extend(job.keys[len(job.row.keys) :])
             job.row.used_at = now
-            self.counters.decoded += 1
-            self._take(job, token, logprob)
+            self._n_decoded += 1
+            if math.isfinite(logprob):
+                self._take(job, token, logprob)
+            else:
+                self._refuse(job, EngineError(_NOT_FINITE))
 
     def _draw(self, jobs: list[Job], logits_BV: Tensor) -> tuple[list[int], list[float]]:
         """The next id of each job and its log-probability. Benchmarks and tests dictate here."""
@@ -363,8 +329,12 @@ class LocalEngine:
         try:
             job.on_piece(piece)
         except Exception as error:  # noqa: BLE001 - the caller's code may raise anything, and the others must go on
-            self._active.remove(job)
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                job.future.set_exception(error)
+            self._refuse(job, error)
             return False
         return True
+
+    def _refuse(self, job: Job, error: Exception) -> None:
+        """Fail one request; the others go on."""
+        self._active.remove(job)
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+            job.future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The key-value cache of the local engine: one row a transcript, each row at its own length.
+"""The key-value cache of the local engine: one row a transcript, each row at its own length; and who holds which row.
 
 A row remembers what it holds as a list of keys, one for each position: a token id, or a number derived from the content
 of a clip. So a prompt that another row has already computed is recognised by content and copied, not computed again.
@@ -7,12 +7,17 @@ of a clip. So a prompt that another row has already computed is recognised by co
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from echo_audio.listen import Encoded
+
+PATIENCE_S = 1.0
+"""So long a transcript between two turns keeps its row, although others wait for one."""
 
 
 def context_keys(encoded: Encoded) -> list[int]:
@@ -35,7 +40,7 @@ def shared_prefix(a: list[int], b: list[int]) -> int:
     return low
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
     """What one cache row holds.
 
@@ -123,3 +128,65 @@ class RowCache:
     def get_seq_length(self, *_args: object) -> int:
         """Part of transformers' Cache interface; positions are always given explicitly here."""
         return self._n_visible
+
+
+class Rows:
+    """Hands out the rows of a cache: a session gets its own back, anybody else one that begins alike, if there is one.
+
+    Args:
+        cache: where the rows lie; it grows with them.
+        max_rows: no more than so many.
+    """
+
+    def __init__(self, cache: RowCache, max_rows: int) -> None:
+        self.cache, self.max_rows = cache, max_rows
+        self.all: list[Row] = []
+        self.n_copied = 0
+
+    def of_session(self, session: str) -> Row | None:
+        """The row that a session keeps."""
+        return next((row for row in self.all if row.session == session), None) if session else None
+
+    def release(self, session: str) -> None:
+        """The session has ended: its row may be overwritten, but what it holds may still be copied."""
+        for row in self.all:
+            if row.session == session:
+                row.session = ""
+
+    def forget(self) -> None:
+        """Nothing that the rows hold counts any more."""
+        for row in self.all:
+            row.keys.clear()
+
+    def take(self, keys: list[int], session: str, busy: Collection[Row]) -> Row | None:
+        """A row whose keys begin like `keys`, at least one short of them, for its logits; None when all are busy."""
+        usable = len(keys) - 1
+        row = self.of_session(session)
+        if row is not None:
+            del row.keys[min(shared_prefix(row.keys, keys), usable) :]
+        else:
+            best = max(self.all, key=lambda r: shared_prefix(r.keys, keys), default=None)
+            row = self._free(busy, best)
+            if row is None:
+                return None
+            shared = min(shared_prefix(best.keys, keys), usable) if best is not None else 0
+            if best is not None and best is not row and shared:
+                self.cache.copy_prefix(best.slot, row.slot, shared)
+                self.n_copied += shared
+            row.keys = keys[:shared]
+        row.used_at, row.session = time.monotonic(), session
+        return row
+
+    def _free(self, busy: Collection[Row], keep: Row | None) -> Row | None:
+        """A row that nobody holds, rather not `keep`; else a new one; else one that was left alone for long."""
+        free = [row for row in self.all if not row.session and row not in busy]
+        if free:
+            return min(free, key=lambda row: (row is keep and len(free) > 1, row.slot))
+        if len(self.all) < self.max_rows:
+            self.all.append(Row(len(self.all)))
+            if len(self.all) > self.cache.n_slots:
+                self.cache.reserve(min(self.max_rows, max(8, 2 * self.cache.n_slots)), self.cache.capacity - 1)
+            return self.all[-1]
+        given_up = time.monotonic() - PATIENCE_S
+        idle = [row for row in self.all if row not in busy and row.used_at < given_up]
+        return min(idle, key=lambda row: row.used_at, default=None)
