@@ -19,8 +19,10 @@ _CHOICE = re.compile(r"argument (.+): invalid choice: '(.*)' \(choose from (.*)\
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean X?" for the known name that is most like this one; empty when none is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """`; did you mean X?` for the known name that is most like this one; empty when none is."""
+    names = sorted(known)
+    longer = [full for full in names if len(name) > 3 and full.startswith(name)]  # an abbreviation
+    near = longer or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 

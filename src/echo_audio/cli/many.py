@@ -100,28 +100,30 @@ async def _all(
 
     async def work() -> None:
         for item in queue:
-            await _one(item, model, known, tally, keep, show)
-            step(1)
+            skipped = not await _one(item, model, known, tally, keep, show)
+            step(1, before=skipped)
 
     await asyncio.gather(*(work() for _ in range(min(MAX_AT_ONCE, len(items)))))
 
 
-async def _one(item: Item, model: Listener, known: set[str], tally: Tally, keep: Save, show: _Show) -> None:
+async def _one(item: Item, model: Listener, known: set[str], tally: Tally, keep: Save, show: _Show) -> bool:
+    """Answer one item, unless it is known; whether it was asked."""
     began = time.monotonic()
     try:
         recording = await asyncio.to_thread(load, item.audio)
         opened = model.open(item, recording)
         if _key(opened) in known:
             tally.skipped += 1
-            return
+            return False
         transcript = await model.listen(opened, recording)
     except EchoError as error:
         tally.failed += 1
         show.trouble(item, str(error))
-        return
+        return True
     tally.count(transcript)
     keep(transcript)
     show.result(item, transcript, time.monotonic() - began)
+    return True
 
 
 def _key(transcript: Transcript) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -12,8 +13,13 @@ from rich.text import Text
 
 from echo_audio.cli.console import console
 
-Step = Callable[[int], None]
-"""Called with the number of items that were done since the last call."""
+
+class Step(Protocol):
+    """Told of items that are done."""
+
+    def __call__(self, n: int, /, *, before: bool = False) -> None:
+        """`n` more are done; `before` this run, so that they say nothing about its rate."""
+        ...
 
 
 class _Rate(ProgressColumn):
@@ -52,4 +58,11 @@ def progress(what: str, total: int, *, done: int = 0) -> Iterator[tuple[Step, Co
         redirect_stderr=False,
     ) as bars:
         task = bars.add_task(what, total=total, completed=done)
-        yield (lambda n: bars.advance(task, n)), where
+
+        def step(n: int, /, *, before: bool = False) -> None:
+            if before:
+                bars.reset(task, total=total, completed=int(bars.tasks[0].completed) + n)  # forgets the speed, too
+            else:
+                bars.advance(task, n)
+
+        yield step, where
