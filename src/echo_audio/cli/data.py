@@ -24,14 +24,15 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
     scenes = verbs.add_parser("scenes", help="synthetic recordings with exactly known event times, and questions")
     scenes.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; one begun before is continued")
-    scenes.add_argument("--n", type=int, default=10_000, help="rows (default 10000)")
+    scenes.add_argument("--n", type=_positive, default=10_000, help="rows (default 10000)")
     scenes.add_argument("--seed", type=int, default=7, help="default 7")
     scenes.add_argument("--split", choices=("train", "test"), default="train", help="which variants of the sounds")
     scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
-    scenes.add_argument("--workers", type=int, metavar="N", help="processes; all cores by default")
+    scenes.add_argument("--workers", type=_positive, metavar="N", help="processes; all cores by default")
     scenes.set_defaults(run=_scenes)
     check = verbs.add_parser("validate", help="check every row of a store against its grader and its audio")
     check.add_argument("store", type=Path)
+    check.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="that its scenes were drawn with")
     check.set_defaults(run=_validate)
     bank = verbs.add_parser("bank", help="pack labelled recorded clips into one file for --bank")
     source = bank.add_mutually_exclusive_group(required=True)
@@ -58,26 +59,38 @@ def _positive(text: str) -> int:
 def _scenes(args: argparse.Namespace) -> int:
     from echo_audio.data.generate import generate_scenes
     from echo_audio.data.scene import Split
+    from echo_audio.data.store import rows_in
 
     again = f"Start the same command again: {args.out} is continued where it stopped."
     try:
-        with progress("scenes", args.n) as (step, _):
+        with progress("scenes", args.n, done=min(args.n, rows_in(args.out))) as (step, _):
             made = generate_scenes(
                 args.out, args.n, args.seed, split=Split(args.split), banks=args.bank, workers=args.workers, on_rows=step
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(again) from None
-    console().print(Text(f"{made} rows made, {args.n} in {args.out}. Check them: echo-audio data validate {args.out}"))
+    there = rows_in(args.out)
+    banks = "".join(f" --bank {bank}" for bank in args.bank)
+    console().print(
+        Text(f"{made} rows made, {there} in {args.out}. Check them: echo-audio data validate {args.out}{banks}"), soft_wrap=True
+    )
     return 0
 
 
 def _validate(args: argparse.Namespace) -> int:
+    from echo_audio.data.generate import stock_of
     from echo_audio.data.store import Store
     from echo_audio.data.validate import validate
 
-    store = Store(args.store)
+    store, stock = Store(args.store), None
+    try:
+        stock = stock_of(store, args.bank)
+    except DataError as error:
+        if args.bank:
+            raise
+        console().print(Text(f"Scenes are not drawn again to compare answers and audio: {error}"), soft_wrap=True)
     with progress("rows", len(store)) as (step, _):
-        report = validate(store, lambda: step(1))
+        report = validate(store, lambda: step(1), stock)
     for problem, ids in sorted(report.problems.items(), key=lambda item: -len(item[1])):
         some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
         console().print(Text(f"{len(ids):6} {problem}: {some}"), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 from echo_audio.data.render import Stock, render
 from echo_audio.data.rows import Row
 from echo_audio.data.scene import Split
-from echo_audio.data.scenes import draw_row, with_audio
+from echo_audio.data.scenes import DRAWS, draw_row, with_audio
 from echo_audio.data.stock import make_stock
-from echo_audio.data.store import StoreWriter, write_audio
+from echo_audio.data.store import Store, StoreWriter, write_audio
 from echo_audio.errors import DataError
 
 SHARD_ROWS = 256
@@ -48,23 +49,51 @@ def generate_scenes(
     if n < 1:
         raise DataError(f"n is {n}; make at least one row")
     paths = tuple(str(Path(bank).resolve()) for bank in banks)
-    made_by = {"scenes": {"seed": seed, "split": split.value, "banks": [Path(p).name for p in paths]}}
     make_stock(paths)  # a bank that does not load is told here, not by a worker
+    made_by = {"scenes": {"seed": seed, "split": split.value, "banks": _digests(paths), "draws": DRAWS}}
     writer = StoreWriter(out, made_by)
     begin = writer.n_rows
     spans = [(a, min(a + SHARD_ROWS, n)) for a in range(begin, n, SHARD_ROWS)]
     context = multiprocessing.get_context("spawn")
     n_workers = workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        parts = [(str(out), seed, split, paths, i) for a, b in spans for i in range(a, b)]
-        made = pool.map(_make, parts, chunksize=8)
-        for a, b in spans:
-            rows: list[Row] = []
-            for _ in range(a, b):
-                rows.append(next(made))
-                on_rows(1)
-            writer.append(rows)
+    if spans:
+        with ProcessPoolExecutor(min(n_workers, n - begin), mp_context=context) as pool:
+            try:
+                parts = [(str(out), seed, split, paths, i) for a, b in spans for i in range(a, b)]
+                made = pool.map(_make, parts, chunksize=8)
+                for a, b in spans:
+                    rows: list[Row] = []
+                    for _ in range(a, b):
+                        rows.append(next(made))
+                        on_rows(1)
+                    writer.append(rows)
+            except BaseException:  # Ctrl-C among them: what is queued would still be made before the pool lets go
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return max(0, n - begin)
+
+
+def _digests(paths: Sequence[str]) -> list[str]:
+    """Name and content hash of each bank: another bank under the same name draws other rows."""
+    return [f"{Path(p).name} {hashlib.blake2b(Path(p).read_bytes(), digest_size=8).hexdigest()}" for p in paths]
+
+
+def stock_of(store: Store, banks: Sequence[str | Path] = ()) -> Stock:
+    """The sounds that the rows of a store were drawn from.
+
+    Raises:
+        DataError: the store holds no scenes, needs other banks, or was drawn by another version.
+    """
+    made_by = store.manifest.get("made_by")
+    scenes = made_by.get("scenes") if isinstance(made_by, dict) else None
+    if not isinstance(scenes, dict):
+        raise DataError(f"{store.folder} holds no scenes, so there is nothing to draw again")
+    if scenes.get("draws") != DRAWS:
+        raise DataError(f"{store.folder} was drawn by another version of Echo; only that one can draw its rows again")
+    wanted, given = scenes.get("banks"), _digests([str(bank) for bank in banks])
+    if wanted != given:
+        raise DataError(f"{store.folder} was drawn with the banks {wanted}, not {given}; give them with --bank, in that order")
+    return make_stock(banks)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from echo_audio.audio import Segment
 from echo_audio.data.scene import Source
 from echo_audio.errors import DataError, SegmentError
 
+_LONGEST_LABEL = 60
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -80,7 +82,7 @@ def thin(rows: Iterable[ClipRow], per_speaker: int) -> tuple[ClipRow, ...]:
 def _row(line: str, where: str) -> ClipRow:
     try:
         fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object ({error}); write one object a line") from error
     if not isinstance(fields, dict):
         raise DataError(f"{where}: not a JSON object; write one object a line")
@@ -96,6 +98,11 @@ def _row(line: str, where: str) -> ClipRow:
         start_s=_number(fields, where, "start_s"),
         end_s=_number(fields, where, "end_s"),
     )
+    if len(row.label) > _LONGEST_LABEL or re.search(r"[<>{}]", row.label):
+        raise DataError(
+            f"{where}: the label must be a short name without < > {{ or }}, at most {_LONGEST_LABEL} letters, because it "
+            "is written into questions and reasonings"
+        )
     if not row.path or not row.label:
         raise DataError(f"{where}: a clip needs a path and a label, both text")
     if (row.start_s is None) != (row.end_s is None):
@@ -118,7 +125,10 @@ def _number(fields: Mapping[str, object], where: str, name: str) -> float | None
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: {name} must be a number of seconds")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise DataError(f"{where}: {name} is too large for a number of seconds") from error
 
 
 def checked_segment(start_s: float, end_s: float, where: str) -> Segment:

@@ -75,6 +75,15 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("rows-[0-9][0-9][0-9][0-9][0-9].parquet"))
 
 
+def rows_in(folder: Path) -> int:
+    """Number of rows in the whole shards of a folder; 0 where there is none.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
+    return sum(_n_rows(path) for path in _shards(folder))
+
+
 class StoreWriter:
     """Appends rows to a store, a shard at a time.
 
@@ -97,7 +106,7 @@ class StoreWriter:
                 raise DataError(f"{folder} holds a store that was made by {known.get('made_by')}; give another folder")
         else:
             write_atomically(manifest, json.dumps(mine, indent=1).encode())
-        self.n_rows = sum(pq.read_metadata(path).num_rows for path in _shards(folder))
+        self.n_rows = rows_in(folder)
         self.n_shards = len(_shards(folder))
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -170,6 +179,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _n_rows(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a shard that Echo wrote ({error}); delete it and all later shards, then go on") from None
+
+
 def _read_shards(folder: Path) -> pa.Table:
     tables: list[pa.Table] = []
     for path in _shards(folder):
@@ -179,5 +195,7 @@ def _read_shards(folder: Path) -> pa.Table:
             table = pq.read_table(path)
             tables.append(table.select(_SCHEMA.names).cast(_SCHEMA))
         except (pa.ArrowException, KeyError, OSError) as error:
-            raise DataError(f"{path} is not a shard that Echo wrote ({error}); delete it and make it again") from None
+            raise DataError(
+                f"{path} is not a shard that Echo wrote ({error}); delete it and all later shards, then make them again"
+            ) from None
     return pa.concat_tables(tables) if tables else _SCHEMA.empty_table()

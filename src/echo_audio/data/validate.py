@@ -6,14 +6,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from echo_audio import tags
 from echo_audio.audio import Recording
+from echo_audio.data.render import Stock, render
 from echo_audio.data.rows import Row
+from echo_audio.data.scene import Split
+from echo_audio.data.scenes import draw_row, with_audio
 from echo_audio.data.store import Store
 from echo_audio.errors import DataError
 from echo_audio.scoring.answers import strict_score
 
 _TOLERANCE_S = 0.01
+_TOLERANCE = 2 / 32_768  # of a sample: the same sums may be rounded otherwise on another machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,14 @@ class Report:
         return not self.problems
 
 
-def validate(store: Store, on_row: Callable[[], None] = lambda: None) -> Report:
-    """Check every row of a store; nothing a row holds raises."""
+def validate(store: Store, on_row: Callable[[], None] = lambda: None, stock: Stock | None = None) -> Report:
+    """Check every row of a store; nothing a row holds raises.
+
+    Args:
+        on_row: called after each row.
+        stock: that of `generate.stock_of`: every scene is also drawn and rendered again and compared, which finds whatever
+            was changed, a wrong answer as well.
+    """
     problems: dict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     for index in range(len(store)):
@@ -43,6 +55,7 @@ def validate(store: Store, on_row: Callable[[], None] = lambda: None) -> Report:
             row = store.row(index)
         except DataError:
             problems["row is damaged"].append(str(index))
+            on_row()
             continue
         if row.id in seen:
             problems["id is not unique"].append(row.id)
@@ -54,8 +67,26 @@ def validate(store: Store, on_row: Callable[[], None] = lambda: None) -> Report:
             recording = None
         for problem in check_row(row, recording):
             problems[problem].append(row.id)
+        for problem in _redrawn(row, recording, stock) if stock is not None else ():
+            problems[problem].append(row.id)
         on_row()
     return Report(len(store), dict(problems))
+
+
+def _redrawn(row: Row, recording: Recording | None, stock: Stock) -> Iterator[str]:
+    """What differs from the row and the audio that its seed draws."""
+    origin = row.provenance
+    try:
+        drawn, scene = draw_row(int(origin["seed"]), int(origin["index"]), Split(origin["split"]), stock)
+    except (DataError, KeyError, TypeError, ValueError, OverflowError):
+        yield "its seed draws no row"
+        return
+    if with_audio(drawn, row.audio_id) != row:
+        yield "row is not what its seed draws"
+    elif recording is not None:
+        samples = render(scene, stock).samples
+        if samples.shape != recording.samples.shape or np.abs(samples - recording.samples).max() > _TOLERANCE:
+            yield "audio is not that of its scene"
 
 
 def check_row(row: Row, recording: Recording | None = None) -> Iterator[str]:
@@ -84,3 +115,6 @@ def _check_reasoning(row: Row, reasoning: str) -> Iterator[str]:
     times = [tag.times_s for tag in tags.find_tags(reasoning)]
     if any(t is None or not 0 <= t[0] < t[1] <= row.duration_s + _TOLERANCE_S for t in times):
         yield "a segment lies outside the recording"
+    spans = [(event.start_s, event.end_s) for event in row.evidence]
+    if "doubt" not in row.provenance and [t for t in times if t] != spans:
+        yield "segments are not those of the evidence"
