@@ -224,6 +224,33 @@ def test_another_family(copied: Path) -> None:
     refused(copied, "'qwen2_audio'", "Qwen2.5-Omni")
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("text_config", []), ("hidden_size", "x"), ("num_attention_heads", 0), ("max_position_embeddings", None),
+     ("rope_scaling", {"rope_type": "none such"}), ("num_hidden_layers", -1)],
+)  # fmt: skip
+def test_a_config_that_describes_no_model(copied: Path, where: str, value: object) -> None:
+    def damage(config: dict[str, Any]) -> None:
+        config["text_config"].pop("rope_parameters")
+        (config if where == "text_config" else config["text_config"])[where] = value
+
+    edit_json(copied / "config.json", damage)
+    with pytest.raises(ModelError):
+        Thinker.load(copied)
+
+
+@pytest.mark.parametrize("length", [None, "x", 0, []])
+def test_a_processor_without_a_length(copied: Path, length: object) -> None:
+    edit_json(copied / "preprocessor_config.json", lambda value: value.update(chunk_length=length))
+    refused(copied, "chunk_length", "download")
+
+
+def test_a_tokenizer_that_is_larger_than_the_model(copied: Path) -> None:
+    many = [a + b + c for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    tiny.train_tokenizer([" ".join(many)] * 3, 900).save(str(copied / "tokenizer.json"))
+    refused(copied, "tokenizer has", "not of one model")
+
+
 def test_a_tokenizer_of_another_family(copied: Path) -> None:
     edit_json(copied / "tokenizer.json", lambda value: value.update(added_tokens=value["added_tokens"][:3]))
     refused(copied, "<|AUDIO|>", "not a Qwen2.5-Omni tokenizer")
@@ -263,7 +290,22 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refused("nobody/no-such-model", "nobody/no-such-model", "give its folder")
+    refused("nobody/no-such-model", "nobody/no-such-model", "no folder here", "give its folder")
+
+
+def test_what_is_got_from_the_hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Weights as safetensors, the small files, and the speakers' file, which a trained folder must hold again."""
+    asked: dict[str, Any] = {}
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.update(name=name, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert folders.resolve("Qwen/Qwen2.5-Omni-7B") == folder
+    assert asked["name"] == "Qwen/Qwen2.5-Omni-7B"
+    assert {"*.safetensors", "*.json", "merges.txt", "spk_dict.pt"} <= set(asked["patterns"])
+    assert not any(pattern.endswith((".bin", ".py")) for pattern in asked["patterns"])
 
 
 def test_loading_is_quiet_and_leaves_logging_as_it_was(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

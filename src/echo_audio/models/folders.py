@@ -36,11 +36,12 @@ def resolve(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "merges.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "merges.txt", "*.jinja", "spk_dict.pt"]  # the last is copied, never opened
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"could not get {source} from the hub ({error}); download it and give its folder") from None
+        why = f"{source} is no folder here, and could not be got from the hub ({error})"
+        raise ModelError(f"{why}; download it and give its folder") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def thinker_config(folder: Path) -> dict[str, Any]:
     """
     config = read_json(folder / "config.json")
     thinker = config.get("thinker_config", config)
-    if thinker.get("model_type") != "qwen2_5_omni_thinker" or "text_config" not in thinker:
+    ours = isinstance(thinker, dict) and thinker.get("model_type") == "qwen2_5_omni_thinker"
+    if not ours or not isinstance(thinker.get("text_config"), dict):
         kind = config.get("model_type", "unknown")
         raise ModelError(f"{folder} holds a model of type {kind!r}; Echo drives the Qwen2.5-Omni family")
     return thinker
@@ -97,6 +99,26 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def longest_clip_s(folder: Path) -> float:
-    """The longest clip of the folder's processor; the family's 300 s where the folder does not say."""
+    """The longest clip of the folder's processor; the family's 300 s where the folder does not say.
+
+    Raises:
+        ModelError: what it says is no length.
+    """
     path = folder / "preprocessor_config.json"
-    return float(read_json(path).get("chunk_length", 300)) if path.is_file() else 300.0
+    length = read_json(path).get("chunk_length", 300) if path.is_file() else 300
+    if not isinstance(length, int | float) or not length > 0:
+        raise ModelError(f"{path} has the chunk_length {length!r}, which is no number of seconds; download the model again")
+    return float(length)
+
+
+def max_positions(folder: Path) -> int:
+    """The context length in tokens; the family's 32,768 where the folder does not say.
+
+    Raises:
+        ModelError: what it says is no length.
+    """
+    length = thinker_config(folder)["text_config"].get("max_position_embeddings", 32_768)
+    if not isinstance(length, int) or length < 1:
+        what = f"max_position_embeddings {length!r}, which is no number of tokens"
+        raise ModelError(f"{folder / 'config.json'} has the {what}; download the model again")
+    return length

@@ -77,12 +77,8 @@ class Qwen25Omni:
             ModelError: not a folder of this family.
         """
         folder = folders.resolve(source)
-        config = folders.thinker_config(folder)
-        return cls(
-            folders.tokenizer(folder),
-            folders.longest_clip_s(folder),
-            int(config["text_config"].get("max_position_embeddings", 32_768)),
-        )
+        limits = folders.max_positions(folder), folders.longest_clip_s(folder)
+        return cls(folders.tokenizer(folder), max_positions=limits[0], longest_clip_s=limits[1])
 
     @property
     def audio_token(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,12 +30,21 @@ from echo_audio.models.logmel import logmel
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
 
+_UNLOADABLE = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RuntimeError, SafetensorError,
+)  # fmt: skip
+"""What transformers raises for files that are missing or damaged, and for sizes no model can have."""
+
+
 class Thinker(nn.Module):
     """Audio tower and decoder.
 
     Args:
         model: the transformers model (possibly wrapped by peft, whose base it must be).
         family: tokens of the same folder.
+
+    Raises:
+        ModelError: the tokenizer has ids that the model has no embedding for.
     """
 
     model: Any  # torch types every submodule as Tensor | Module; what is inside is checked by the parity tests
@@ -44,8 +54,10 @@ class Thinker(nn.Module):
         super().__init__()
         self.model = model
         self.family = family
-        n_ids = len(family.token_bytes)
-        allowed = torch.ones(self.model.config.text_config.vocab_size, dtype=torch.bool)
+        n_ids, vocabulary = len(family.token_bytes), self.model.config.text_config.vocab_size
+        if n_ids > vocabulary:
+            raise ModelError(f"the tokenizer has {n_ids} ids and the model {vocabulary}: they are not of one model")
+        allowed = torch.ones(vocabulary, dtype=torch.bool)
         allowed[n_ids:] = False
         allowed[list(family.never_sampled)] = False
         self.register_buffer("allowed", allowed, persistent=False)
@@ -61,14 +73,13 @@ class Thinker(nn.Module):
         """
         folder = folders.resolve(source)
         family = Qwen25Omni.load(folder)
-        config = Qwen2_5OmniThinkerConfig.from_dict(folders.thinker_config(folder))
-        config.vision_start_token_id = folders.thinker_config(folder).get("vision_start_token_id", 151_652)
+        config = _config(folder)
         load = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
         try:
             with _quiet():  # the talker's weights are unexpected here, and that is expected
                 how = {"use_safetensors": True, "output_loading_info": True, "attn_implementation": "sdpa"}
                 loaded: Any = load(folder, config=config, dtype=dtype, **how)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except _UNLOADABLE as error:
             raise ModelError(f"the weights in {folder} do not load ({error}); download the model again") from None
         model, report = loaded
         if report["missing_keys"]:
@@ -156,6 +167,18 @@ class Thinker(nn.Module):
         logprobs = self.logits(self.decode(embeds, positions)[0, :-1]).log_softmax(-1)
         targets = torch.tensor(encoded.ids[1:], device=self.device)
         return torch.cat([logprobs.new_zeros(1), logprobs.gather(1, targets[:, None])[:, 0]])
+
+
+def _config(folder: Path) -> Qwen2_5OmniThinkerConfig:
+    """The folder's configuration, as transformers understands it."""
+    values = folders.thinker_config(folder)
+    try:
+        config = Qwen2_5OmniThinkerConfig.from_dict(values)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
+        raise ModelError(f"{folder / 'config.json'} is damaged ({why}); download the model again") from None
+    config.vision_start_token_id = values.get("vision_start_token_id", 151_652)
+    return config
 
 
 _PUBLISHED = {"audio_tower": "audio_tower.", "visual": "visual.", "language_model": "model.", "model": "model."}
