@@ -29,7 +29,6 @@ from echo_audio.models.audio_tower import encode_clips
 from echo_audio.models.logmel import logmel
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
-
 _UNLOADABLE = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RuntimeError, SafetensorError,
 )  # fmt: skip
