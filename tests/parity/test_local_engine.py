@@ -338,6 +338,26 @@ def test_a_model_that_gives_nan_fails_and_says_what_to_do(folder: Path) -> None:
         engine.close()
 
 
+def test_what_overflowed_once_does_not_reach_the_next_in_its_row(
+    thinker: Thinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, decode = LocalEngine(thinker, max_rows=1), thinker.decode
+
+    def overflowing(embeds: Tensor, *rest: Any) -> Tensor:
+        return decode(embeds * torch.nan, *rest)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(thinker, "decode", overflowing)
+            transcript, _ = asyncio.run(hear(engine, RECORDINGS[1]))
+            assert transcript.stop is Stop.ENGINE_ERROR
+        for recording in (RECORDINGS[2], RECORDINGS[1]):  # a shorter one first: what it does not overwrite is masked
+            _, encoded = asyncio.run(hear(engine, recording))
+            assert off_by(thinker, encoded) < TOLERANCE
+    finally:
+        engine.close()
+
+
 def test_a_failure_between_turns_keeps_what_was_there(
     thinker: Thinker, dictated: Dictated, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -286,6 +286,7 @@ class LocalEngine:
             if math.isfinite(logprob):
                 self._take(job, token, logprob)
             else:
+                self._rows.spoil(job.row)
                 self._refuse(job, EngineError(_NOT_FINITE))
 
     def _draw(self, jobs: list[Job], logits_BV: Tensor) -> tuple[list[int], list[float]]:

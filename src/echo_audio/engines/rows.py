@@ -102,6 +102,12 @@ class RowCache:
             for layer in store:
                 layer[target, :, :n_positions] = layer[source, :, :n_positions]
 
+    def wipe(self, slot: int) -> None:
+        """Zeros in a row. What is masked must be finite all the same: nothing times NaN is NaN."""
+        for store in (self.keys, self.values):
+            for layer in store:
+                layer[slot].zero_()
+
     def aim(self, slots: list[int], positions_BT: Tensor, n_visible: int) -> Tensor:
         """Point the coming forward at rows and positions.
 
@@ -157,6 +163,11 @@ class Rows:
         """Nothing that the rows hold counts any more."""
         for row in self.all:
             row.keys.clear()
+
+    def spoil(self, row: Row) -> None:
+        """What the row holds is not finite, and must not reach who takes it next."""
+        row.keys.clear()
+        self.cache.wipe(row.slot)
 
     def take(self, keys: list[int], session: str, busy: Collection[Row]) -> Row | None:
         """A row whose keys begin like `keys`, at least one short of them, for its logits; None when all are busy."""
