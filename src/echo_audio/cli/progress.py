@@ -23,16 +23,20 @@ class Step(Protocol):
 
 
 class _Rate(ProgressColumn):
-    """Items a second, and the time of day at which the last will be done."""
+    """Items a second over the whole run, and the time of day at which the last will be done.
+
+    Over the whole run, because batches end together: between two of them nothing happens, and then much at once.
+    """
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
+        done = task.completed - task.fields["before"]
+        if not done or not task.elapsed:
             return Text("")
+        speed = done / task.elapsed
         rate = f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
-        if task.time_remaining is None or task.finished:
+        if not task.remaining:
             return Text(rate)
-        end = datetime.datetime.now() + datetime.timedelta(seconds=task.time_remaining)
+        end = datetime.datetime.now() + datetime.timedelta(seconds=task.remaining / speed)
         day = "" if end.date() == datetime.date.today() else f"{end:%a} "
         return Text(f"{rate}, ends {day}{end:%H:%M:%S}")
 
@@ -53,15 +57,14 @@ def progress(what: str, total: int, *, done: int = 0) -> Iterator[tuple[Step, Co
         console=where,
         disable=not where.is_terminal,
         transient=True,
-        speed_estimate_period=120,
         redirect_stdout=False,  # results go to stdout, also while a bar is shown
         redirect_stderr=False,
     ) as bars:
-        task = bars.add_task(what, total=total, completed=done)
+        task = bars.add_task(what, total=total, completed=done, before=done)
 
         def step(n: int, /, *, before: bool = False) -> None:
             if before:
-                bars.reset(task, total=total, completed=int(bars.tasks[0].completed) + n)  # forgets the speed, too
+                bars.update(task, advance=n, before=bars.tasks[0].fields["before"] + n)
             else:
                 bars.advance(task, n)
 
