@@ -309,6 +309,22 @@ def test_what_is_heard_is_named_after_each_segment(kind: str, name: Callable[[Ev
                 assert re.search(rf"\b{name(event)}\b", text), (row.reasoning, event)
 
 
+@pytest.mark.parametrize("kind", ASKED)
+def test_what_is_said_of_length_and_place_is_true(kind: str) -> None:
+    for row, scene in rows(kind):
+        spans = {(e.start_s, e.end_s): e for e in scene.events}
+        parts = TAG.split(row.reasoning or "")
+        for start, end, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            event = spans[float(start), float(end)]
+            said = re.split(r"(?<=[a-z])\. (?!(?:It|The|This|That) (?:is|sounds|sound)\b)", text)[0].lower()
+            lasts = event.end_s - event.start_s
+            middle = (event.start_s + event.end_s) / 2 / scene.duration_s
+            words = set(re.findall(r"medium long|\bshort\b|\blong\b|early on|in the middle|near the end", said))
+            word = "short" if lasts < 0.65 else "long" if lasts > 1.45 else "medium long"
+            lies = "early on" if middle < 0.33 else "in the middle" if middle < 0.67 else "near the end"
+            assert words <= {word, lies}, (row.reasoning, text)
+
+
 def test_a_faint_sound_is_where_one_can_know_it_and_nowhere_else() -> None:
     for row, scene in rows("faint"):
         loud, soft = (next(e for e in scene.events if (e.label, e.start_s) == (k.label, k.start_s)) for k in row.evidence)

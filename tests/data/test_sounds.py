@@ -195,3 +195,15 @@ def test_the_cache_stays_within_its_bounds() -> None:
     assert made == []
     cache.get(7, make)
     assert made == [1]
+
+
+def test_one_stroke_tells_neither_their_number_nor_their_rhythm() -> None:
+    lengths = {
+        round(end - start, 6)
+        for pulses in range(2, 7)
+        for rhythm in Rhythm
+        for sound in [Sound("knock", pulses=pulses, rhythm=rhythm)]
+        for length_s in BANK.length_range_s(sound)
+        for start, end in pulse_times_s(sound, length_s)
+    }
+    assert len(lengths) == 1

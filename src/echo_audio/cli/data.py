@@ -34,6 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("store", type=Path)
     check.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="that its scenes were drawn with")
     check.set_defaults(run=_validate)
+    cues = verbs.add_parser("cues", help="how far guessing by the text or by one single cue gets, for each kind of question")
+    cues.add_argument("--n", type=_positive, default=2_000, help="rows of each kind (default 2000)")
+    cues.add_argument("--seed", type=int, default=7, help="default 7")
+    cues.add_argument("--split", choices=("train", "test"), default="test", help="which variants of the sounds")
+    cues.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
+    cues.set_defaults(run=_cues)
     bank = verbs.add_parser("bank", help="pack labelled recorded clips into one file for --bank")
     source = bank.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", type=Path, help="JSON lines with file, label, licence, perhaps start_s and end_s")
@@ -97,6 +103,23 @@ def _validate(args: argparse.Namespace) -> int:
     verdict = "nothing is wrong" if report.ok else f"{len(report.problems)} kinds of problem"
     console().print(Text(f"{report.n_rows} rows checked: {verdict}."))
     return 0 if report.ok else 1
+
+
+def _cues(args: argparse.Namespace) -> int:
+    from echo_audio.data.cues import cue_table, format_table
+    from echo_audio.data.scene import Split
+    from echo_audio.data.scenes import default_weights, draw_row
+    from echo_audio.data.stock import make_stock
+
+    stock, split, n = make_stock(args.bank), Split(args.split), max(args.n, 8)
+    kinds = default_weights(stock, Split.TEST)
+    with progress("kinds", len(kinds)) as (step, _):
+        table = []
+        for kind in kinds:
+            table += cue_table({kind: [draw_row(args.seed, index, split, stock, kind) for index in range(n)]})
+            step(1)
+    console().print(Text(format_table(table)), soft_wrap=True)
+    return 0
 
 
 def _bank(args: argparse.Namespace) -> int:

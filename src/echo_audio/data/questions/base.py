@@ -101,7 +101,7 @@ class Kind:
         in_sound: the answer is only in the sound, not in names and times.
         training_only: teaches perception; has no choices and no place in a test.
         needs: sources of which at least one label must be there (and enough of them).
-        asked: what the question itself asks about, which is no cue: "start", "length", "level" of a choice, "count".
+        asked: what the question itself asks about, which is no cue: "start", "length", "pause" after a choice, "count".
     """
 
     name: str
@@ -268,6 +268,7 @@ class Canvas:
         lengths: Mapping[int, int] | None = None,
         fixed: Mapping[int, int] | None = None,
         levels: Mapping[int, float] | None = None,
+        least: int | None = None,
     ) -> list[Event]:
         """The sounds one after the other with random silences.
 
@@ -275,14 +276,16 @@ class Canvas:
             lengths: of some sounds (by index), in tenths; the others get random ones.
             fixed: exact gap after some sounds, in tenths; negative or OVERLAP where the next one overlaps.
             levels: of some sounds, in dB; the others get random ones.
+            least: of every gap, in tenths; by default more between two of the same label, which then tells of them.
 
         Raises:
             NoRoomError: they do not fit.
         """
         fixed, levels = fixed or {}, levels or {}
-        got = self._fit(sounds, lengths or {}, fixed)
+        apart = [self._least_gap(sounds, i) if least is None else least for i in range(len(sounds) - 1)]
+        got = self._fit(sounds, lengths or {}, self._gaps(apart, fixed))
         fixed = {i: -self.shared(got[i], got[i + 1]) if gap == OVERLAP else gap for i, gap in fixed.items()}
-        gaps = [self._least_gap(sounds, i, fixed) for i in range(len(sounds) - 1)]
+        gaps = self._gaps(apart, fixed)
         left = self.tenths - sum(got) - sum(gaps)
         free = [-1, *(i for i in range(len(gaps)) if i not in fixed), len(gaps)]
         cuts = sorted(int((left + 1) * self.random()) for _ in range(len(free) - 1))
@@ -294,18 +297,21 @@ class Canvas:
             at += length + (gaps[i] if i < len(gaps) else 0) + extra.get(i, 0)
         return events
 
-    def _least_gap(self, sounds: Sequence[Sound], i: int, fixed: Mapping[int, int]) -> int:
-        if i in fixed:
-            return 0 if fixed[i] == OVERLAP else fixed[i]
+    @staticmethod
+    def _gaps(apart: Sequence[int], fixed: Mapping[int, int]) -> list[int]:
+        """The least gap after each sound; none where an overlap is not known yet."""
+        return [(0 if fixed[i] == OVERLAP else fixed[i]) if i in fixed else gap for i, gap in enumerate(apart)]
+
+    def _least_gap(self, sounds: Sequence[Sound], i: int) -> int:
         if sounds[i].label != sounds[i + 1].label:
             return GAP
         return SAME_STROKES_GAP if sounds[i].label in self.palette.pulsed else SAME_LABEL_GAP
 
-    def _fit(self, sounds: Sequence[Sound], lengths: Mapping[int, int], fixed: Mapping[int, int]) -> list[int]:
+    def _fit(self, sounds: Sequence[Sound], lengths: Mapping[int, int], gaps: Sequence[int]) -> list[int]:
         """Lengths in tenths: the given ones, and random ones that leave about a third of the rest silent."""
         ranges = [(lengths[i],) * 2 if i in lengths else self.lengths(s) for i, s in enumerate(sounds)]
         least = sum(low for low, _ in ranges)
-        slack = self.tenths - least - sum(self._least_gap(sounds, i, fixed) for i in range(len(sounds) - 1))
+        slack = self.tenths - least - sum(gaps)
         if slack < 0:
             raise NoRoomError(f"{len(sounds)} sounds need more than {self.duration_s:g} s")
         wish = [(high - low + 1) * self.random() for low, high in ranges]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echo_audio.data.questions.base import Asked, Canvas, Kind, told
+from echo_audio.data.questions.base import SAME_LABEL_GAP, Asked, Canvas, Kind, told
 from echo_audio.data.scene import Event, Sound
 from echo_audio.data.wording import NUMBERS, ORDINALS, capital, tag, the
 
@@ -107,7 +107,7 @@ def _count(c: Canvas) -> Asked:
     n = max(total, room)
     x, y, *rest = c.sounds(2 + n - total, c.repeatable() if len(c.repeatable()) >= 2 + n - total else None)
     sounds = _scattered(c, x, answer, high, n, [y] * (total - answer) + rest)
-    events = c.line(sounds)
+    events = c.line(sounds, least=_least(c, [x, y, *rest], n))
     hits = [event for event in events if event.label == x.label]
     goal = c.pick(
         ("count {x}", "find every {b}", "go through the recording and count {x}", "note each time {x} is heard")
@@ -125,6 +125,12 @@ def _count(c: Canvas) -> Asked:
         ),
         evidence=tuple(hits),
     )
+
+
+def _least(c: Canvas, kinds: list[Sound], n: int) -> int:
+    """The least gap between any two: were it larger between two of the same label, a pause would tell of the count."""
+    longest = max(c.lengths(sound)[0] for sound in kinds)
+    return SAME_LABEL_GAP if n * longest + (n - 1) * SAME_LABEL_GAP <= c.tenths else SAME_LABEL_GAP - 1
 
 
 def _scattered(c: Canvas, x: Sound, times: int, most: int, n: int, others: list[Sound]) -> list[Sound]:
@@ -150,7 +156,7 @@ def _count_between(c: Canvas) -> Asked:
     sounds = [*outside[:cut], y, *c.shuffled(inside), z, *outside[cut:]]
     if len(sounds) < 3:
         sounds.append(w)
-    events = c.line(sounds)
+    events = c.line(sounds, least=_least(c, [x, y, z, w], len(sounds)))
     first, last = (next(e for e in events if e.label == s.label) for s in (y, z))
     hits = [e for e in events if e.label == x.label and first.start_s < e.start_s < last.start_s]
     names = {"x": the(x.label), "y": the(y.label), "z": the(z.label)}

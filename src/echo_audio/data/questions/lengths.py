@@ -313,5 +313,5 @@ def _gap_steps(c: Canvas, events: list[Event], pauses: list[int]) -> tuple[list[
 
 KINDS = (
     Kind("duration", _duration, needs=(Source.PROCEDURAL,), asked=frozenset({"length"})),
-    Kind("gap", _gap),
+    Kind("gap", _gap, asked=frozenset({"pause"})),
 )
