@@ -175,7 +175,7 @@ def _with_cuts(clips: list[Clip]) -> list[Clip]:
     for clip in clips:
         for cut_s in CUTS_S if clip.row.source is Source.CLIP else ():
             if clip.length_s >= 1.3 * cut_s:
-                part = clip.samples[: round(cut_s * SAMPLE_RATE)].astype(np.float32) / 32_768
+                part = clip.samples[: round(cut_s * SAMPLE_RATE)].astype(np.float32) / np.float32(32_768)
                 if float(np.abs(part).max()) >= 0.05:  # a slow beginning is not what the clip sounds like
                     cuts.append(Clip(clip.row, clip.split, _heard(part, clip.row.path, -30.0), whole=False))
     return clips + cuts

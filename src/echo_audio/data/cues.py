@@ -89,7 +89,7 @@ class _Sheet:
         for name in dict.fromkeys(name for marks in found for name in marks):
             cells: list[Hashable] = []
             for marks, width in zip(found, self.widths.tolist(), strict=True):
-                own = marks.get(name, [None] * width)
+                own = marks[name] if name in marks else [None] * width
                 cells += [*own, *[None] * (self.valid.shape[1] - width)]
             out[name] = _codes(cells).reshape(self.valid.shape)
         return out

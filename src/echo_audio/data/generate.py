@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -57,7 +58,7 @@ def generate_scenes(
     context = multiprocessing.get_context("spawn")
     n_workers = workers or os.cpu_count() or 1
     if spans:
-        with ProcessPoolExecutor(min(n_workers, n - begin), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(n_workers, n - begin), mp_context=context, initializer=_leave_ctrl_c) as pool:
             try:
                 parts = [(str(out), seed, split, paths, i) for a, b in spans for i in range(a, b)]
                 made = pool.map(_make, parts, chunksize=8)
@@ -94,6 +95,11 @@ def stock_of(store: Store, banks: Sequence[str | Path] = ()) -> Stock:
     if wanted != given:
         raise DataError(f"{store.folder} was drawn with the banks {wanted}, not {given}; give them with --bank, in that order")
     return make_stock(banks)
+
+
+def _leave_ctrl_c() -> None:
+    """In a worker: the parent alone is told of Ctrl-C and stops the workers between two rows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache
