@@ -6,7 +6,7 @@ flash attention is installed; here they are one batch. Same modules, same values
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,13 @@ def encode_clips(tower: Any, features: Sequence[Tensor]) -> list[Tensor]:
     return list(tokens.split(counts))
 
 
-def encode_features(tower: Any, groups: Sequence[Features]) -> tuple[Tensor, list[int]]:
+def encode_features(
+    tower: Any, groups: Sequence[Features], run_layer: Callable[[Any, Tensor, Tensor | None], Tensor] | None = None
+) -> tuple[Tensor, list[int]]:
     """Run the tower on groups of padded clips, all in one batch of blocks.
+
+    Args:
+        run_layer: `tower_layer`, perhaps compiled.
 
     Returns:
         The tokens of all clips one after another (sum of counts, output_dim), and the count of each clip.
@@ -63,11 +68,12 @@ def encode_features(tower: Any, groups: Sequence[Features]) -> tuple[Tensor, lis
     hidden_CLD, valid_CL = _convolve(tower, chunks_CMT, sizes)
     ragged = any(n % block for n in n_frames)
     mask = valid_CL[:, None, None, :] if ragged else None
+    run = run_layer or tower_layer
     for layer in tower.layers:
         if layer.gradient_checkpointing and layer.training:
-            hidden_CLD = layer._gradient_checkpointing_func(_layer, layer, hidden_CLD, mask)
+            hidden_CLD = layer._gradient_checkpointing_func(run, layer, hidden_CLD, mask)
         else:
-            hidden_CLD = _layer(layer, hidden_CLD, mask)
+            hidden_CLD = run(layer, hidden_CLD, mask)
     pairs, counts = _pairs(n_frames, block, hidden_CLD.shape[1])
     flat = hidden_CLD.reshape(-1, hidden_CLD.shape[-1])
     pairs = pairs.pin_memory().to(flat.device, non_blocking=True) if flat.is_cuda else pairs
@@ -103,7 +109,8 @@ def _convolve(tower: Any, chunks_CMT: Tensor, sizes: Tensor) -> tuple[Tensor, Te
     return hidden + positions.to(hidden.dtype), valid
 
 
-def _layer(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+def tower_layer(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """One layer of the tower on (blocks, positions, width)."""
     attention = layer.self_attn
     normed = layer.self_attn_layer_norm(hidden)
     n_chunks, length, width = hidden.shape

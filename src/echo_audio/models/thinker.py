@@ -70,6 +70,7 @@ class Thinker(nn.Module):
         Raises:
             ModelError: not of the family, or weights missing.
         """
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and ours change all the time
         folder = folders.resolve(source)
         family = Qwen25Omni.load(folder)
         config = _config(folder)

@@ -1,14 +1,13 @@
 """Encoded transcripts -> batches of tensors. Shapes: B rows, T positions, A audio tokens, S sampled tokens.
 
 Right-padded, so that causal attention needs no mask: padding stands behind everything that counts. Audio travels as
-16-bit samples; log-mel is computed where the model is.
+16-bit samples, or as scenes to be mixed where the model is; log-mel is computed there too.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +15,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from echo_audio import tags
+from echo_audio.data.wording import NUMBERS, ORDINALS, TIMBRES
 from echo_audio.listen import Encoded
 from echo_audio.models.audio_tower import on_device
+from echo_audio.training.mixing import SceneMix, collate_mixes, silence
 
 WHOLE_S = 3.5
 """Clips up to this length are computed apart from longer ones, so that short crops are not padded to recordings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Audio as samples: int16, one array a clip."""
+
+    clips: tuple[NDArray[np.int16], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A clip of a scene: samples `start` to `start + n_samples` of scene number `scene`; None is silence."""
+
+    scene: int | None
+    start: int
+    n_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Audio as scenes to be mixed, and the clips cut from them."""
+
+    scenes: tuple[SceneMix, ...]
+    cuts: tuple[Cut, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +61,9 @@ class Example:
         answers: (n,) bool, True on the tokens between the answer tags.
         positions: where each clip's placeholders begin.
         n_tokens: how many each clip has.
-        clips: the samples, int16.
-        frames: (tokens of the first clip, n_labels) uint8, which labels sound when; None without known events.
+        audio: of the clips.
+        marks: (n_marks, 4) int64: clip, first token, token behind the last, and what is heard there (a column of the
+            auxiliary loss).
     """
 
     ids: NDArray[np.int64]
@@ -47,8 +72,8 @@ class Example:
     answers: NDArray[np.bool_]
     positions: tuple[int, ...]
     n_tokens: tuple[int, ...]
-    clips: tuple[NDArray[np.int16], ...]
-    frames: NDArray[np.uint8] | None = None
+    audio: Stored | Mixed
+    marks: NDArray[np.int64]
 
 
 def example_of(
@@ -57,54 +82,88 @@ def example_of(
     *,
     answer_weight: float = 1.0,
     segment_weight: float = 1.0,
-    frames: NDArray[np.uint8] | None = None,
+    decisive: re.Pattern[bytes] | None = None,
+    decisive_weight: float = 1.0,
+    audio: Mixed | None = None,
+    marks: Sequence[tuple[int, int, int, int]] = (),
 ) -> Example:
-    """An example from an encoded transcript; the tokens of answer and times may weigh more than the others."""
+    """An example from an encoded transcript; tokens of answer, times and deciding words may weigh more than the others.
+
+    Args:
+        decisive: finds the words that decide in the text; everything else is a matter of wording.
+        audio: of its clips, where the transcript was encoded without any.
+    """
     ids = np.array(encoded.ids, np.int64)
     sampled = np.array(encoded.sampled, bool)
-    answers, times = _answers_and_times(encoded, token_bytes)
-    weights = np.where(answers, answer_weight, np.where(times, segment_weight, 1.0)).astype(np.float32)
-    clips = tuple(_int16(clip.recording.samples) for clip in encoded.clips)
-    positions = tuple(clip.position for clip in encoded.clips)
-    n_tokens = tuple(clip.n_tokens for clip in encoded.clips)
-    return Example(ids, sampled, weights, answers, positions, n_tokens, clips, frames)
+    answers, times, words = _found(encoded, token_bytes, (_ANSWER, _TIMES, *([decisive] if decisive else [])))
+    weights = np.where(words, decisive_weight, 1.0)
+    weights = np.where(answers, answer_weight, np.where(times, segment_weight, weights))
+    return Example(
+        ids=ids,
+        sampled=sampled,
+        weights=weights.astype(np.float32),
+        answers=answers,
+        positions=tuple(clip.position for clip in encoded.clips),
+        n_tokens=tuple(clip.n_tokens for clip in encoded.clips),
+        audio=audio or Stored(tuple(_int16(clip.recording.samples) for clip in encoded.clips)),
+        marks=np.array(marks, np.int64).reshape(-1, 4),
+    )
 
 
 _ANSWER = re.compile(re.escape(tags.ANSWER_OPEN.encode()) + b"(.*?)" + re.escape(tags.ANSWER_CLOSE.encode()), re.DOTALL)
 _TIMES = re.compile(re.escape(tags.SEG_OPEN.encode()) + b"(.*?)" + re.escape(tags.SEG_CLOSE.encode()), re.DOTALL)
 
 
-def _answers_and_times(encoded: Encoded, token_bytes: Sequence[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which sampled tokens lie between the answer tags, and which between segment tags; found by their bytes."""
+def _found(
+    encoded: Encoded, token_bytes: Sequence[bytes], patterns: Sequence[re.Pattern[bytes]]
+) -> list[NDArray[np.bool_]]:
+    """For each pattern the sampled tokens that lie inside its first group, wherever it is found in what was sampled.
+
+    Three arrays at least; those without a pattern are False.
+    """
     where = np.flatnonzero(encoded.sampled)
     pieces = [token_bytes[encoded.ids[i]] for i in where]
     text = b"".join(pieces)
     ends = np.cumsum([len(piece) for piece in pieces])
     begins = ends - [len(piece) for piece in pieces]
-    marks: list[NDArray[np.bool_]] = []
-    for pattern in (_ANSWER, _TIMES):
-        mark = np.zeros(len(encoded.ids), bool)
-        for found in pattern.finditer(text):
-            mark[where[(begins >= found.start(1)) & (ends <= found.end(1)) & (begins < ends)]] = True
-        marks.append(mark)
-    return marks[0], marks[1]
+    found = [np.zeros(len(encoded.ids), bool) for _ in range(max(3, len(patterns)))]
+    for marked, pattern in zip(found, patterns, strict=False):
+        for match in pattern.finditer(text):
+            first, last = np.searchsorted(ends, match.start(1), "right"), np.searchsorted(begins, match.end(1), "left")
+            inside = slice(first, last)
+            marked[where[inside]] = (begins[inside] >= match.start(1)) & (ends[inside] <= match.end(1))
+    return found
+
+
+def decisive_words(labels: Sequence[str]) -> re.Pattern[bytes]:
+    """Finds what a reasoning decides: names of sounds, numbers and qualities, each with the space before it."""
+    words = {label.removeprefix("the ") for label in labels} | set(NUMBERS) | set(ORDINALS) | set(TIMBRES) | set(_QUALITIES)
+    longest_first = sorted(words, key=len, reverse=True)
+    return re.compile(rf"(?<![a-z])( ?(?:{'|'.join(map(re.escape, longest_first))}|\d))(?![a-z])".encode())
+
+
+_QUALITIES = (
+    "steady", "speeding up", "slowing down", "shorter", "longer", "equal", "evenly", "faster", "slower", "closest",
+    "same", "different", "louder", "softer", "higher", "lower", "earlier", "later", "before", "after",
+)  # fmt: skip
 
 
 def _int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     return np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
 
 
-def collate(groups: Sequence[Sequence[Example]]) -> dict[str, Any]:
-    """One batch of rows with their companions.
+def collate(examples: Sequence[Example]) -> dict[str, Any]:
+    """One batch.
 
     Returns:
         ids (B, T); hidden_at, targets, weights, answers (S,): flat position before each sampled token, its id, its
-        weight, whether it belongs to the answer; audio_at (A,): flat positions of placeholders, clip after clip, long
-        clips first; samples: all clips end to end, int16; starts, lengths: of each clip in it, in that order; n_long:
-        how many of them are long; frames (tokens, labels) and frames_at: known events and the audio tokens they
-        belong to; n_real: tokens that are not padding.
+        weight, whether it belongs to the answer; n_real: tokens that are not padding; n_rows. With audio also
+        audio_at (A,): flat positions of placeholders, clip after clip, long clips first; lengths of the clips in that
+        order, n_long: how many of them are long; marks (n_marks, 3): first audio token, token behind the last, column;
+        clock_at, clock: flat positions of the first hearing's placeholders, and the how-manieth each is in its
+        recording. And the samples: `samples`, all clips end to end, int16, or the scenes of `collate_mixes`; starts:
+        of each clip in them.
     """
-    examples = [example for group in groups for example in group]
     longest = max(len(e.ids) for e in examples)
     ids = np.zeros((len(examples), longest), np.int64)
     hidden_at: list[NDArray[np.int64]] = []
@@ -118,81 +177,82 @@ def collate(groups: Sequence[Sequence[Example]]) -> dict[str, Any]:
         "weights": torch.from_numpy(np.concatenate([e.weights[e.sampled] for e in examples])),
         "answers": torch.from_numpy(np.concatenate([e.answers[e.sampled] for e in examples])),
         "n_real": sum(len(e.ids) for e in examples),
+        "n_rows": len(examples),
     }
     return batch | _audio(examples, longest)
 
 
 def _audio(examples: Sequence[Example], longest: int) -> dict[str, Any]:
-    clips = [
-        (len(clip) / 16_000 <= WHOLE_S, b, i, clip) for b, e in enumerate(examples) for i, clip in enumerate(e.clips)
-    ]
-    if not clips:
+    """Clips, long ones first; `order` holds (row, clip) of each."""
+    samples, starts, lengths = _samples(examples)
+    order = sorted(lengths, key=lambda clip: lengths[clip] / 16_000 <= WHOLE_S)
+    if not order:
         return {"n_long": 0, "starts": [], "lengths": []}
-    clips.sort(key=lambda c: c[0])
-    lengths = [len(clip) for *_, clip in clips]
-    audio_at = [b * longest + examples[b].positions[i] + np.arange(examples[b].n_tokens[i]) for _, b, i, _ in clips]
-    before = np.cumsum([0, *(len(at) for at in audio_at)])
-    first = {b: before[n] for n, (_, b, i, _) in enumerate(clips) if i == 0}
-    known = [(first[b], e.frames) for b, e in enumerate(examples) if e.frames is not None and b in first]
-    audio: dict[str, Any] = {
+    counts = [examples[b].n_tokens[i] for b, i in order]
+    before = dict(zip(order, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
+    audio_at = [b * longest + examples[b].positions[i] + np.arange(n) for (b, i), n in zip(order, counts, strict=True)]
+    n_long = sum(lengths[clip] / 16_000 > WHOLE_S for clip in order)
+    whole = [at for at, (_, i) in zip(audio_at, order, strict=True) if i == 0]
+    return samples | {
         "audio_at": torch.from_numpy(np.concatenate(audio_at)),
-        "samples": torch.from_numpy(np.concatenate([clip for *_, clip in clips])),
-        "starts": np.cumsum([0, *lengths[:-1]]).tolist(),
-        "lengths": lengths,
-        "n_long": sum(not short for short, *_ in clips),
+        "starts": [starts[clip] for clip in order],
+        "lengths": [lengths[clip] for clip in order],
+        "n_long": n_long,
+        "clock_at": torch.from_numpy(np.concatenate(whole)),
+        "clock": torch.from_numpy(np.concatenate([np.arange(len(at)) for at in whole])),
+        "marks": torch.from_numpy(_marks(examples, before)),
     }
-    if known:
-        audio["frames"] = torch.from_numpy(np.concatenate([frames for _, frames in known]))
-        audio["frames_at"] = torch.from_numpy(np.concatenate([at + np.arange(len(frames)) for at, frames in known]))
-    return audio
+
+
+def _marks(examples: Sequence[Example], before: dict[tuple[int, int], int]) -> NDArray[np.int64]:
+    """The marks of all rows, counted in audio tokens of the batch."""
+    out: list[NDArray[np.int64]] = []
+    for b, e in enumerate(examples):
+        begin = np.array([before[b, int(i)] for i in e.marks[:, 0]], np.int64)
+        out.append(np.stack([e.marks[:, 1] + begin, e.marks[:, 2] + begin, e.marks[:, 3]], axis=1))
+    return np.concatenate(out)
+
+
+Clips = dict[tuple[int, int], int]
+
+
+def _samples(examples: Sequence[Example]) -> tuple[dict[str, Any], Clips, Clips]:
+    """The audio of a batch, and start and length of every (row, clip) in it.
+
+    Raises:
+        TypeError: rows with samples and rows to be mixed in one batch.
+    """
+    starts: Clips = {}
+    lengths: Clips = {}
+    stored: list[NDArray[np.int16]] = []
+    scenes: dict[int, tuple[int, SceneMix]] = {}
+    cuts: dict[tuple[int, int], tuple[SceneMix, Cut]] = {}
+    at = 0
+    for b, e in enumerate(examples):
+        if isinstance(e.audio, Stored):
+            for i, clip in enumerate(e.audio.clips):
+                starts[b, i], lengths[b, i] = at, len(clip)
+                at += len(clip)
+                stored.append(clip)
+        else:
+            for i, cut in enumerate(e.audio.cuts):
+                scene = silence() if cut.scene is None else e.audio.scenes[cut.scene]
+                scenes.setdefault(id(scene), (len(scenes), scene))
+                cuts[b, i], lengths[b, i] = (scene, cut), cut.n_samples
+    if stored and cuts:
+        raise TypeError("a batch holds either stored audio or scenes to be mixed")
+    if not cuts:
+        return ({"samples": torch.from_numpy(np.concatenate(stored))} if stored else {}), starts, lengths
+    mixed = collate_mixes([scene for _, scene in scenes.values()])
+    for clip, (scene, cut) in cuts.items():
+        starts[clip] = scenes[id(scene)][0] * mixed["mix_longest"] + cut.start
+    return mixed, starts, lengths
 
 
 def padded_clips(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """Cut clips out of one long int16 tensor: float32 (clips, longest), zero behind each end."""
+    """Cut clips out of one long tensor: float32 (clips, longest), zero behind each end. int16 is brought to 1.0."""
     reach = torch.arange(max(lengths), device=samples.device)
     begin, size = (on_device(values, samples.device)[:, None] for values in (starts, lengths))
-    index = (begin + reach).clamp_(max=len(samples) - 1)
-    return (samples[index].float() / 32_768) * (reach < size)
-
-
-class LengthGroupedBatches(Sampler[list[int]]):
-    """Batches of rows of similar length, as many rows as fit a budget of padded tokens; the same for the same seed.
-
-    Args:
-        lengths: tokens of each row.
-        budget: padded tokens in a batch.
-        seed: of the order.
-        epochs: passes over the rows, each in an order of its own; the last may be cut short.
-        pool: rows sorted against each other at a time; larger pads less and mixes less.
-    """
-
-    def __init__(
-        self, lengths: NDArray[np.integer], budget: int, seed: int, epochs: float = 1.0, pool: int = 8192
-    ) -> None:
-        self.batches: list[list[int]] = []
-        rng = np.random.default_rng(seed)
-        passes = [rng.permutation(len(lengths)) for _ in range(math.ceil(epochs))]
-        order = np.concatenate(passes)[: round(epochs * len(lengths))]
-        for begin in range(0, len(order), pool):
-            part = order[begin : begin + pool]
-            cut = list(_cut(part[np.argsort(lengths[part], kind="stable")], lengths, budget))
-            self.batches += [cut[i] for i in rng.permutation(len(cut))]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """The batches, in order."""
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self.batches)
-
-
-def _cut(rows: NDArray[np.integer], lengths: NDArray[np.integer], budget: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for row in rows.tolist():
-        if batch and lengths[row] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    cut = samples[(begin + reach).clamp_(max=len(samples) - 1)]
+    cut = cut.float() / 32_768 if cut.dtype == torch.int16 else cut
+    return cut * (reach < size)

@@ -38,22 +38,34 @@ class DataSettings(Settings):
         seed: of the scenes.
         n_rows: number of scenes.
         banks: packed banks of recorded clips (see `data/clips.py`), besides the procedural sounds.
+        recorded: share of rows that may use the banks; the others have procedural sounds only.
         kinds: share of each kind of question; empty for the kinds' own weights.
         modes: share of each form of a row.
-        doubt: share of rows whose first hearing misleads or whose segment plays something else.
+        longest_s: of the scenes; lengths range from 4 s to this.
+        short_first: so many scenes come first and last `short_s` at most: a new model learns sooner what sounds when.
+        doubt: share of rows that cite a wrong span first, say so, and look again.
+        spoilt: share of rows in which one segment plays silence or another recording, and the reasoning says so.
         companions: whether each scene also gives a row that lists it and a row that finds one of its events.
-        audio_cache: folder for rendered scenes, shared by runs on one machine; empty renders each time.
+        sound_table: folder for the sounds rendered beforehand (see `training/mixing.py`), shared by the runs on one
+            machine; scenes are then mixed where the model is. Empty renders each scene on the CPU.
+        table_variants: synthesis seeds of each procedural sound in the table; 2 GB for each.
     """
 
     store: str = ""
     seed: int = 1
     n_rows: int = Field(default=10_000, ge=1)
     banks: tuple[str, ...] = ()
+    recorded: float = Field(default=1.0, ge=0.0, le=1.0)
     kinds: dict[str, float] = Field(default_factory=dict)
     modes: dict[Mode, float] = Field(default_factory=lambda: {Mode.INTERLEAVED: 1.0})
+    longest_s: float = Field(default=30.0, ge=4.5, le=30.0)
+    short_first: int = Field(default=0, ge=0)
+    short_s: float = Field(default=12.0, ge=4.5, le=30.0)
     doubt: float = Field(default=0.0, ge=0.0, le=1.0)
+    spoilt: float = Field(default=0.0, ge=0.0, le=1.0)
     companions: bool = False
-    audio_cache: str = ""
+    sound_table: str = ""
+    table_variants: int = Field(default=4, ge=1, le=32)
 
 
 class TrainSettings(Settings):
@@ -62,14 +74,17 @@ class TrainSettings(Settings):
     Attributes:
         epochs: passes over the rows.
         max_steps: optimiser steps at most; -1 for no limit.
-        batch_tokens: padded tokens of one forward (audio tokens and text).
+        max_seconds: time at most, for a machine that is lent; the learning rate has come down by then. 0 for no limit.
+        batch_tokens: tokens of one forward, about (audio tokens and text).
         accumulate: forwards of one optimiser step.
         learning_rate: peak; cosine to zero after the warm-up.
         warmup_steps: linear.
         answer_weight: weight of the answer's tokens in the loss, against 1 for all others.
         segment_weight: weight of the times in segment tags.
-        auxiliary_weight: of the loss on known events (see `SftModel`); 0 leaves it out.
+        decisive_weight: weight of names, numbers and qualities in a reasoning: they decide, the rest is wording.
+        auxiliary_weight: of the losses on known events (see `SftModel`); 0 leaves them out.
         gradient_checkpointing: recompute activations to save memory.
+        compile: compile the layers with torch.compile; pays on a GPU after a minute.
         workers: processes that draw, render and tokenise.
         save_every_s: seconds between checkpoints.
         log_every: steps between lines of metrics.jsonl.
@@ -78,6 +93,7 @@ class TrainSettings(Settings):
 
     epochs: float = Field(default=1.0, gt=0)
     max_steps: int = -1
+    max_seconds: float = Field(default=0.0, ge=0.0)
     batch_tokens: int = Field(default=16_384, ge=256)
     accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -86,9 +102,11 @@ class TrainSettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     answer_weight: float = Field(default=1.0, gt=0)
     segment_weight: float = Field(default=1.0, gt=0)
+    decisive_weight: float = Field(default=1.0, gt=0)
     auxiliary_weight: float = Field(default=0.0, ge=0)
     bf16: bool = False
     gradient_checkpointing: bool = False
+    compile: bool = False
     workers: int = Field(default=0, ge=0)
     save_every_s: float = Field(default=600.0, gt=0)
     log_every: int = Field(default=20, ge=1)

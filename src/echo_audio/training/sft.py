@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from echo_audio.data.render import Stock
@@ -30,11 +30,14 @@ from echo_audio.errors import TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
 from echo_audio.training import adapters
-from echo_audio.training.batch import LengthGroupedBatches, collate
+from echo_audio.training.batch import decisive_words
+from echo_audio.training.marks import Columns
+from echo_audio.training.mixing import Mixer, SoundTable
 from echo_audio.training.model import SftModel
 from echo_audio.training.new_model import write_new_model
+from echo_audio.training.pools import Batches, Rows, plan_pools
 from echo_audio.training.settings import SftSettings
-from echo_audio.training.sources import Rows, SceneRows, StoreRows, lengths
+from echo_audio.training.sources import Form, SceneRows, StoreRows
 from echo_audio.training.tracker import Tracker
 
 _WEIGHTS = "training.safetensors"
@@ -56,20 +59,25 @@ def train(settings: SftSettings) -> Path:
     stock = make_stock(settings.data.banks)
     source = _source(settings, stock, out)
     thinker = Thinker.load(source, dtype=getattr(torch, settings.model.dtype))
-    labels = {label: i for i, label in enumerate(stock.labels)} if settings.train.auxiliary_weight else {}
-    rows = make_rows(settings, thinker, stock, labels)
+    columns = Columns(stock.labels) if settings.train.auxiliary_weight and not settings.data.store else None
+    table = _table(settings, stock)
+    rows = make_rows(settings, thinker, stock, table, columns)
     if settings.model.lora_rank:
         adapters.attach(thinker, settings.model.lora_rank, settings.model.lora_alpha)
     model = SftModel(
         thinker,
-        n_labels=len(labels),
+        n_columns=columns.n if columns else 0,
         auxiliary_weight=settings.train.auxiliary_weight,
         freeze_audio=settings.model.freeze_audio,
+        mixer=Mixer(table, torch.device("cuda" if torch.cuda.is_available() else "cpu")) if table else None,
     )
     if settings.train.gradient_checkpointing:
         recompute_activations(thinker)
-    trainer = SftTrainer(model, rows, settings)
-    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    if settings.train.compile:
+        model.compile_layers()
+    resume = last_checkpoint(out / "checkpoints")
+    trainer = SftTrainer(model, rows, settings, resume)
+    trainer.train(resume_from_checkpoint=resume)
     if trainer.progress.stopped_by is not None:
         raise TrainingError(
             f"stopped by {trainer.progress.stopped_by.name} at step {trainer.state.global_step}; a checkpoint was written: "
@@ -87,18 +95,20 @@ def recompute_activations(thinker: Thinker) -> None:
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
-def make_rows(settings: SftSettings, thinker: Thinker, stock: Stock, labels: dict[str, int]) -> Rows:
+def make_rows(
+    settings: SftSettings, thinker: Thinker, stock: Stock, table: SoundTable | None = None, columns: Columns | None = None
+) -> SceneRows | StoreRows:
     """The rows that the settings name."""
-    how = {
-        "answer_weight": settings.train.answer_weight,
-        "segment_weight": settings.train.segment_weight,
-        "labels": labels,
-    }
-    if settings.data.store:
-        return StoreRows(settings.data, thinker.family, **how)
-    if settings.data.audio_cache:
-        Path(settings.data.audio_cache).mkdir(parents=True, exist_ok=True)
-    return SceneRows(settings.data, thinker.family, stock, **how)
+    decisive = decisive_words(stock.labels) if settings.train.decisive_weight != 1.0 else None
+    form = Form(thinker.family, settings.data, settings.train, decisive)
+    return StoreRows(form) if settings.data.store else SceneRows(form, stock, table, columns)
+
+
+def _table(settings: SftSettings, stock: Stock) -> SoundTable | None:
+    data = settings.data
+    if not data.sound_table or data.store:
+        return None
+    return SoundTable.build(stock, Path(data.sound_table), data.table_variants, settings.train.workers)
 
 
 def _source(settings: SftSettings, stock: Stock, out: Path) -> str:
@@ -126,32 +136,57 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda p: int(p.name.split("-")[1]))) if whole else None
 
 
+def steps_done(checkpoint: str | None) -> int:
+    """Optimiser steps of a checkpoint."""
+    if checkpoint is None:
+        return 0
+    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"])
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """A tensor on the device, without waiting for the work in flight; anything else as it is."""
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+class _Sized(Dataset[Any]):
+    """What the Trainer asks of a data set when it does not load from it."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 class SftTrainer(Trainer):
     """transformers' Trainer over `SftModel`: our batches, our mask, our metrics, no broken checkpoint."""
 
-    def __init__(self, model: SftModel, rows: Rows, settings: SftSettings) -> None:
-        self.settings, self.rows, self.sft_model = settings, rows, model
-        train = settings.train
-        self.batches = LengthGroupedBatches(_lengths(rows, settings), train.batch_tokens, train.seed, train.epochs)
-        super().__init__(
-            model=model, args=_arguments(settings), train_dataset=rows, data_collator=collate
-        )
+    def __init__(self, model: SftModel, rows: Rows, settings: SftSettings, resume: str | None = None) -> None:
+        self.settings, self.sft_model = settings, model
+        self.resume = resume
+        self.batches = self._batches(rows)
+        super().__init__(model=model, args=_arguments(settings), train_dataset=_Sized(rows))
         self.model_accepts_loss_kwargs = True
         self.progress = Progress(model, Path(settings.out), settings)
         self.add_callback(self.progress)
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of similar length, the same order for the same seed."""
-        workers = self.settings.train.workers
-        loader = DataLoader(
-            self.rows,
-            batch_sampler=self.batches,
-            collate_fn=collate,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=torch.cuda.is_available(),
+    def _batches(self, rows: Rows) -> Batches:
+        train = self.settings.train
+        state = PartialState()
+        return Batches(
+            rows,
+            plan_pools(rows, train.batch_tokens, train.seed, train.epochs),
+            seed=train.seed,
+            accumulate=train.accumulate,
+            workers=train.workers,
+            skip=steps_done(self.resume) * train.accumulate,
+            rank=state.process_index,
+            world=state.num_processes,
         )
-        return self.accelerator.prepare_data_loader(loader, device_placement=True)
+
+    def get_train_dataloader(self) -> Any:
+        """Batches of similar length, the same order for the same seed; a resumed run begins where it stopped."""
+        return self.batches
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -162,7 +197,25 @@ class SftTrainer(Trainer):
         self.sft_model.add("waited_s", time.monotonic() - began)
         if not batches:
             return batches, None
-        return batches, torch.stack([batch["weights"].sum().to(device) for batch in batches]).sum()
+        batches = [{name: _moved(value, device) for name, value in batch.items()} for batch in batches]
+        return batches, torch.stack([batch["weights"].sum() for batch in batches]).sum()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Linear warm-up, then a cosine to zero at the last step, or at the end of the time if that comes first."""
+        warmup = self.settings.train.warmup_steps
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            share = max((step - warmup) / max(1, num_training_steps - warmup), self.progress.share_of_time())
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As a tensor: the Trainer's own reads the number at every step, and so waits for the GPU at every step."""
+        return super()._get_grad_norm(model) if grad_norm is None else grad_norm
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -190,28 +243,14 @@ class SftTrainer(Trainer):
         (model or self.sft_model).load_state_dict(tensors, strict=False)
 
 
-def _lengths(rows: Rows, settings: SftSettings) -> NDArray[np.int64]:
-    """Tokens of each row; kept beside the run, so that a resumed run need not count again."""
-    path = Path(settings.out) / "lengths.npy"
-    if path.is_file():
-        known = np.load(path, allow_pickle=False)
-        if len(known) == len(rows):
-            return known
-    counted = lengths(rows, settings.train.workers)
-    np.save(path, counted)
-    return counted
-
-
 def _arguments(settings: SftSettings) -> TrainingArguments:
     train = settings.train
     return TrainingArguments(
         output_dir=str(Path(settings.out) / "checkpoints"),
-        num_train_epochs=1,  # all passes over the rows are in the order of the batches
+        num_train_epochs=1,  # `Batches` holds all passes over the rows
         max_steps=train.max_steps,
         gradient_accumulation_steps=train.accumulate,
         learning_rate=train.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=train.warmup_steps,
         weight_decay=train.weight_decay,
         adam_beta2=0.98,
         max_grad_norm=train.max_grad_norm,
@@ -223,10 +262,9 @@ def _arguments(settings: SftSettings) -> TrainingArguments:
         save_strategy="no",  # by time: `Progress`
         save_total_limit=2,
         report_to="none",
-        accelerator_config={"non_blocking": True},
         seed=train.seed,
-        dataloader_num_workers=train.workers,
         remove_unused_columns=False,
+        ignore_data_skip=True,  # `Batches` skips
         ddp_find_unused_parameters=False,
     )
 
@@ -240,6 +278,7 @@ class Progress(TrainerCallback):
         self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track)
         self.began = self.logged = self.saved = time.monotonic()
         self.stopped_by: signal.Signals | None = None
+        self.spent_s = 0.0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def _stop(self, number: int, _frame: object) -> None:
@@ -261,14 +300,24 @@ class Progress(TrainerCallback):
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
             self.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            self.spent_s = json.loads(kept[-1])["elapsed_s"] if kept else 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save when it is time."""
         if time.monotonic() - self.saved > self.settings.train.save_every_s or state.global_step >= state.max_steps:
             control.should_save = True
             self.saved = time.monotonic()
-        if self.stopped_by is not None:
+        if self.stopped_by is not None or self.share_of_time() >= 1.0:
             control.should_save = control.should_training_stop = True
+
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before a resume included as far as they were logged."""
+        return self.spent_s + time.monotonic() - self.began
+
+    def share_of_time(self) -> float:
+        """How much of `max_seconds` is gone; 0 without a limit."""
+        limit_s = self.settings.train.max_seconds
+        return self.elapsed_s() / limit_s if limit_s else 0.0
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -278,7 +327,7 @@ class Progress(TrainerCallback):
             return
         now = time.monotonic()
         line = {"step": state.global_step, **logs, **summarise(self.model.drain(), now - self.logged)}
-        line["elapsed_s"] = round(now - self.began, 2)
+        line["elapsed_s"] = round(self.elapsed_s(), 2)
         self.logged = now
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -310,6 +359,5 @@ def summarise(totals: dict[str, float], elapsed_s: float) -> dict[str, float]:
         "tokens_per_s": totals["real"] / elapsed_s,
         "audio_s_per_s": totals["audio_s"] / elapsed_s,
     }
-    if "auxiliary" in totals:
-        values["auxiliary_loss"] = totals["auxiliary"] / totals["batches"]
+    values |= {name: totals[name] / totals["batches"] for name in ("sounds_loss", "clock_loss") if name in totals}
     return {name: round(value, 5) for name, value in values.items()}

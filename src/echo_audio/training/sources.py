@@ -2,209 +2,230 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from echo_audio.audio import SAMPLE_RATE, Recording
-from echo_audio.data.render import Stock, render_int16
-from echo_audio.data.rows import Row
-from echo_audio.data.scene import Scene, Split
 from echo_audio.data.questions import KINDS
 from echo_audio.data.questions.doubt import with_doubt, with_spoilt_audio
+from echo_audio.data.render import Stock, render
+from echo_audio.data.rows import Row
+from echo_audio.data.scene import Scene, Source, Split
 from echo_audio.data.scenes import KIND_NAMES, companions, default_weights, draw_row, plan
 from echo_audio.data.transcripts import question_of, to_transcript
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.errors import DataError
 from echo_audio.listen import Encoded
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
-from echo_audio.training.batch import Example, example_of
-from echo_audio.training.settings import DataSettings
-from echo_audio.transcript import Mode
-
-_TOKENS_PER_S = 25
-
-
-class Rows(Dataset[list[Example]]):
-    """Rows as examples.
-
-    Args:
-        settings: what to train on.
-        family: token rules of the model.
-        answer_weight, segment_weight: weights of answer and times in the loss.
-        labels: index of each label in the auxiliary loss; empty leaves it out.
-    """
-
-    def __init__(
-        self,
-        settings: DataSettings,
-        family: Qwen25Omni,
-        *,
-        answer_weight: float = 1.0,
-        segment_weight: float = 1.0,
-        labels: Mapping[str, int] | None = None,
-    ) -> None:
-        self.settings, self.family = settings, family
-        self.weights = {"answer_weight": answer_weight, "segment_weight": segment_weight}
-        self.labels = dict(labels or {})
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        raise NotImplementedError
-
-    def row(self, index: int) -> Row:
-        """The row."""
-        raise NotImplementedError
-
-    def recording(self, index: int, row: Row) -> Recording:
-        """Its audio."""
-        raise NotImplementedError
-
-    def companions(self, index: int, row: Row) -> tuple[Row, ...]:
-        """Further rows about the same recording."""
-        return ()
-
-    def __getitem__(self, index: int) -> list[Example]:
-        """The row, and its companions, as the model will see them."""
-        row = self.row(index)
-        recording = self.recording(index, row)
-        return [self._example(index, one, recording) for one in (row, *self.companions(index, row))]
-
-    def _example(self, index: int, row: Row, recording: Recording) -> Example:
-        other = recording
-        if "swap" in row.provenance.get("corrupt", {}).values():
-            neighbour = (index + 1) % len(self)
-            other = self.recording(neighbour, self.row(neighbour))
-        encoded = self._encode(index, row, recording, other)
-        frames = self._frames(row, encoded.clips[0].n_tokens) if self.labels else None
-        return example_of(encoded, self.family.token_bytes, frames=frames, **self.weights)
-
-    def length(self, index: int) -> int:
-        """Tokens of the row and its companions when padded together, without making the audio."""
-        row = self.row(index)
-        blank = Recording(np.zeros(round(row.duration_s * SAMPLE_RATE), np.float32), "blank")
-        rows = (row, *self.companions(index, row))
-        return max(len(self._encode(index, one, blank, blank).ids) for one in rows) * len(rows)
-
-    def _encode(self, index: int, row: Row, recording: Recording, other: Recording) -> Encoded:
-        row = row.model_copy(update={"audio_id": recording.id, "duration_s": recording.duration_s})
-        mode = self.mode(index, row)
-        transcript = to_transcript(row, mode, self.family.prompt(question_of(row), mode))
-        return TranscriptEncoder(self.family, recording, other).encode(transcript)
-
-    def mode(self, index: int, row: Row) -> Mode:
-        """The form of this row, drawn by its index."""
-        names, shares = list(self.settings.modes), np.array(list(self.settings.modes.values()), float)
-        if row.kind in _PERCEPTION:
-            return Mode.GROUNDED
-        rng = np.random.default_rng([self.settings.seed, index, 2])
-        return names[int(rng.choice(len(names), p=shares / shares.sum()))]
-
-    def _frames(self, row: Row, n_tokens: int) -> NDArray[np.uint8]:
-        """Which labels sound in each audio token of 40 ms."""
-        frames = np.zeros((n_tokens, len(self.labels)), np.uint8)
-        for event in row.events:
-            if event.label in self.labels:
-                begin, end = round(event.start_s * _TOKENS_PER_S), round(event.end_s * _TOKENS_PER_S)
-                frames[begin:end, self.labels[event.label]] = 1
-        return frames
-
+from echo_audio.training.batch import Cut, Example, Mixed, example_of
+from echo_audio.training.marks import Columns, Mark
+from echo_audio.training.mixing import SoundTable, mix_of
+from echo_audio.training.settings import DataSettings, TrainSettings
+from echo_audio.transcript import Heard, Mode, Played, Transcript
 
 _PERCEPTION = frozenset(name for name, kind in KINDS.items() if kind.training_only)
 
 
-class SceneRows(Rows):
-    """Scenes drawn as they are needed: nothing is stored, and every row follows from (seed, index)."""
+@dataclass(frozen=True)
+class Form:
+    """How a row becomes an example.
 
-    def __init__(self, settings: DataSettings, family: Qwen25Omni, stock: Stock, **how: object) -> None:
-        super().__init__(settings, family, **how)  # type: ignore[arg-type]
-        self.stock = stock
-        weights = default_weights(stock, Split.TRAIN) | settings.kinds
-        self.kinds, self.durations_s = plan(settings.seed, settings.n_rows, Split.TRAIN, weights)
+    Args:
+        family: token rules of the model.
+        data, train: the settings of the run.
+        decisive: finds words that weigh `train.decisive_weight`.
+    """
+
+    family: Qwen25Omni
+    data: DataSettings
+    train: TrainSettings
+    decisive: re.Pattern[bytes] | None = None
+
+    def mode(self, index: int, row: Row) -> Mode:
+        """The form of this row, drawn by its index. Rows that teach perception hear the recording once."""
+        if row.kind in _PERCEPTION:
+            return Mode.GROUNDED
+        modes = self.data.modes
+        rng = np.random.default_rng([self.data.seed, index, 2])
+        shares = np.array(list(modes.values()), float)
+        return list(modes)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+
+    def transcript(self, row: Row, mode: Mode) -> Transcript:
+        """The row's written reasoning, as the model is to write it."""
+        return to_transcript(row, mode, self.family.prompt(question_of(row), mode))
+
+    def example(self, encoded: Encoded, audio: Mixed | None = None, marks: tuple[Mark, ...] = ()) -> Example:
+        """With the weights of the run."""
+        return example_of(
+            encoded,
+            self.family.token_bytes,
+            answer_weight=self.train.answer_weight,
+            segment_weight=self.train.segment_weight,
+            decisive=self.decisive,
+            decisive_weight=self.train.decisive_weight,
+            audio=audio,
+            marks=marks,
+        )
+
+
+class SceneRows:
+    """Scenes drawn as they are needed: nothing is stored, and every row follows from (seed, index).
+
+    Args:
+        form: how rows become examples.
+        stock: the sounds.
+        table: the same sounds rendered beforehand; without it, each scene is rendered here.
+        columns: of the auxiliary loss; None leaves it out.
+    """
+
+    def __init__(
+        self, form: Form, stock: Stock, table: SoundTable | None = None, columns: Columns | None = None
+    ) -> None:
+        self.form, self.stock, self.table, self.columns = form, stock, table, columns
+        self.procedural = Stock({Source.PROCEDURAL: stock.banks[Source.PROCEDURAL]})
+        data = form.data
+        weights = default_weights(stock, Split.TRAIN) | data.kinds
+        self.kinds, durations_s = plan(data.seed, data.n_rows, Split.TRAIN, weights)
+        self.durations_s = _shortened(durations_s, data.longest_s)
+        self.n_first = min(data.short_first, data.n_rows)
+        self.durations_s[: self.n_first] = _shortened(durations_s[: self.n_first], data.short_s)
 
     def __len__(self) -> int:
-        """Number of rows."""
-        return self.settings.n_rows
+        """Number of scenes."""
+        return self.form.data.n_rows
 
-    def row(self, index: int) -> Row:
-        """Draw row `index`."""
-        row = self._draw(index)[0]
-        rng = np.random.default_rng([self.settings.seed, index, 3])
-        if self.settings.doubt and row.kind not in _PERCEPTION and rng.random() < self.settings.doubt:
-            spoil = with_doubt if rng.random() < 0.5 else with_spoilt_audio
-            return spoil(row, rng) or row
-        return row
-
-    def companions(self, index: int, row: Row) -> tuple[Row, ...]:
-        """Rows that list the scene and find one of its events, where the settings ask for them."""
-        if not self.settings.companions or row.kind in _PERCEPTION:
-            return ()
-        return companions(row, self._draw(index)[1], self.stock)
-
-    def recording(self, index: int, row: Row) -> Recording:
-        """The scene's audio; its name is enough of an id here, so nothing is hashed."""
-        name = f"scene-{self.settings.seed}-{index}"
-        scene = self._draw(index)[1]
-        samples = self._cached(name, scene) if self.settings.audio_cache else render_int16(scene, self.stock)
-        return Recording(samples.astype(np.float32) / np.float32(32_768), name)
-
-    def _draw(self, index: int) -> tuple[Row, Scene]:
+    def draw(self, index: int) -> tuple[Row, Scene]:
+        """Row and scene `index`; some rows are made to doubt."""
+        data = self.form.data
         kind, duration_s = KIND_NAMES[self.kinds[index]], float(self.durations_s[index])
-        return draw_row(self.settings.seed, index, Split.TRAIN, self.stock, kind=kind, duration_s=duration_s)
+        rng = np.random.default_rng([data.seed, index, 3])
+        plain = rng.random() >= data.recorded and Source.DIGIT not in KINDS[kind].needs
+        stock = self.procedural if plain else self.stock
+        row, scene = draw_row(data.seed, index, Split.TRAIN, stock, kind=kind, duration_s=duration_s)
+        if row.kind in _PERCEPTION:
+            return row, scene
+        chance = rng.random()
+        if chance < data.doubt:
+            row = with_doubt(row, rng) or row
+        elif chance < data.doubt + data.spoilt:
+            row = with_spoilt_audio(row, rng) or row
+        return row, scene
 
-    def _cached(self, name: str, scene: Scene) -> NDArray[np.int16]:
-        path = Path(self.settings.audio_cache) / f"{name}.i16"
-        if path.exists():
-            return np.fromfile(path, np.int16)
-        samples = render_int16(scene, self.stock)
-        part = path.with_suffix(f".{os.getpid()}")
-        samples.tofile(part)
-        part.replace(path)
-        return samples
+    def examples(self, index: int) -> list[Example]:
+        """The row, and its companions, as the model will see them."""
+        row, scene = self.draw(index)
+        rows = [row]
+        if self.form.data.companions and row.kind not in _PERCEPTION:
+            rows += companions(row, scene, self.stock)
+        make = self._rendered if self.table is None else self._mixed
+        return list(make(index, rows, scene))
+
+    def _rendered(self, index: int, rows: list[Row], scene: Scene) -> Iterator[Example]:
+        """With samples made here."""
+        recording = render(scene, self.stock)
+        for row in rows:
+            mode = self.form.mode(index, row)
+            transcript = self.form.transcript(row.model_copy(update={"audio_id": recording.id}), mode)
+            other = render(self._neighbour(index), self.stock) if _swaps(transcript) else None
+            encoded = TranscriptEncoder(self.form.family, recording, other).encode(transcript)
+            yield self.form.example(encoded, marks=self._marks(transcript, encoded, scene))
+
+    def _mixed(self, index: int, rows: list[Row], scene: Scene) -> Iterator[Example]:
+        """With scenes to be mixed where the model is; encoding needs only how long everything is."""
+        assert self.table is not None
+        blank = _blank(round(scene.duration_s * SAMPLE_RATE))
+        mix = mix_of(scene, self.table)
+        for row in rows:
+            mode = self.form.mode(index, row)
+            transcript = self.form.transcript(row.model_copy(update={"audio_id": blank.id}), mode)
+            mixes = (mix, mix_of(self._neighbour(index), self.table)) if _swaps(transcript) else (mix,)
+            encoded = TranscriptEncoder(self.form.family, blank, blank).encode(transcript)
+            cuts = _cuts(transcript, encoded, mixes[-1].n_samples)
+            yield self.form.example(encoded, Mixed(mixes, cuts), self._marks(transcript, encoded, scene))
+
+    def _neighbour(self, index: int) -> Scene:
+        """Another scene, to be played where a segment is swapped."""
+        return self.draw((index + 1) % len(self))[1]
+
+    def _marks(self, transcript: Transcript, encoded: Encoded, scene: Scene) -> tuple[Mark, ...]:
+        """What sounds in each clip that plays this scene."""
+        if self.columns is None:
+            return ()
+        marks: list[Mark] = []
+        for i, (heard, clip) in enumerate(zip(_heard(transcript), encoded.clips, strict=True)):
+            if heard.played is Played.CROP:
+                start = round(heard.segment.start_s * SAMPLE_RATE)
+                marks += self.columns.marks(i, start, clip.n_tokens, scene.events)
+        return tuple(marks)
 
 
-class StoreRows(Rows):
-    """Rows of a store that have a reasoning."""
+def _shortened(durations_s: NDArray[np.float64], longest_s: float) -> NDArray[np.float64]:
+    """Durations from 4 s up to `longest_s`, in the same proportions."""
+    shortest_s, most_s = 4.0, 30.0
+    share = np.log(durations_s / shortest_s) / np.log(most_s / shortest_s)
+    return np.round(shortest_s * (longest_s / shortest_s) ** share, 1)
 
-    def __init__(self, settings: DataSettings, family: Qwen25Omni, **how: object) -> None:
-        super().__init__(settings, family, **how)  # type: ignore[arg-type]
+
+@functools.lru_cache(maxsize=512)
+def _blank(n_samples: int) -> Recording:
+    return Recording(np.zeros(n_samples, np.float32), "blank")
+
+
+def _heard(transcript: Transcript) -> list[Heard]:
+    return [span for span in transcript.spans if isinstance(span, Heard) and span.played is not Played.WITHHELD]
+
+
+def _swaps(transcript: Transcript) -> bool:
+    return any(heard.played is Played.SWAPPED for heard in _heard(transcript))
+
+
+def _cuts(transcript: Transcript, encoded: Encoded, n_other: int) -> tuple[Cut, ...]:
+    """Where each clip is cut from: scene 0 is the transcript's, scene 1 what is played where it is swapped."""
+    cuts: list[Cut] = []
+    for heard, clip in zip(_heard(transcript), encoded.clips, strict=True):
+        start, n = round(heard.segment.start_s * SAMPLE_RATE), clip.recording.n_samples
+        if heard.played is Played.SWAPPED:
+            cuts.append(Cut(1, start % max(1, n_other - n + 1), n))
+        else:
+            cuts.append(Cut(None, 0, n) if heard.played is Played.SILENCED else Cut(0, start, n))
+    return tuple(cuts)
+
+
+class StoreRows:
+    """Rows of a store that have a reasoning.
+
+    Args:
+        form: how rows become examples.
+
+    Raises:
+        DataError: none of the rows has a reasoning.
+    """
+
+    def __init__(self, form: Form) -> None:
         from echo_audio.data.store import Store  # here, so that drawing scenes needs no pyarrow
 
-        self.store = Store(Path(settings.store))
-        self.rows = [self.store.row(i) for i in range(len(self.store))]
-        self.rows = [row for row in self.rows if row.reasoning is not None][: settings.n_rows]
+        self.form, self.store = form, Store(Path(form.data.store))
+        rows = (self.store.row(i) for i in range(len(self.store)))
+        self.rows = [row for row in rows if row.reasoning is not None][: form.data.n_rows]
         if not self.rows:
-            raise DataError(f"no row of {settings.store} has a reasoning; supervised training needs written ones")
+            raise DataError(f"no row of {form.data.store} has a reasoning; supervised training needs written ones")
+        self.durations_s = np.array([row.duration_s for row in self.rows])
+        self.n_first = 0
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
 
-    def row(self, index: int) -> Row:
+    def examples(self, index: int) -> list[Example]:
         """Row `index` of those with a reasoning."""
-        return self.rows[index]
-
-    def recording(self, index: int, row: Row) -> Recording:
-        """Its audio from the store."""
-        return self.store.recording(row)
-
-
-class _Lengths(Dataset[int]):
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> int:
-        return self.rows.length(index)
-
-
-def lengths(rows: Rows, workers: int) -> NDArray[np.int64]:
-    """Tokens of every row, counted by as many processes as the training will use."""
-    loader = DataLoader(_Lengths(rows), batch_size=256, num_workers=workers, collate_fn=list)
-    return np.fromiter((n for part in loader for n in part), np.int64, len(rows))
+        row = self.rows[index]
+        recording = self.store.recording(row)
+        transcript = self.form.transcript(row, self.form.mode(index, row))
+        other = self.store.recording(self.rows[(index + 1) % len(self)]) if _swaps(transcript) else None
+        return [self.form.example(TranscriptEncoder(self.form.family, recording, other).encode(transcript))]

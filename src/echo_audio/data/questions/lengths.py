@@ -77,11 +77,11 @@ _LEFT = (
     "First the end of {x}{s}: from there it is quiet.",
 )
 _RIGHT = (
-    "It lasts until {y}{s}; that is {d} of silence.",
-    "Then {y} comes in{s}, after {d}.",
-    "The next is {y}{s}: the pause was {d}.",
-    "{Y} follows{s}, and the gap between is {d}.",
-    "Up to {y}{s}, the silence takes {d}.",
+    "It lasts until {y}{s}; from {a} to {b} that is {d} of silence.",
+    "Then {y} comes in{s}; {a} to {b} makes {d}.",
+    "The next is {y}{s}: the pause from {a} to {b} was {d}.",
+    "{Y} follows{s}, and from {a} to {b} the gap is {d}.",
+    "Up to {y}{s}, the silence from {a} to {b} takes {d}.",
 )
 
 _LEAST = 3  # tenths by which lengths of sounds differ
@@ -307,7 +307,8 @@ def _gap_steps(c: Canvas, events: list[Event], pauses: list[int]) -> tuple[list[
             evidence.append(left)
             body.append(c.say(_LEFT, x=x, X=capital(x), s=tag(left), h=c.heard(left)))
         evidence.append(right)
-        body.append(c.say(_RIGHT, y=y, Y=capital(y), s=tag(right), d=seconds(_pause(events, place))))
+        span = {"a": f"{left.end_s:.1f}", "b": f"{right.start_s:.1f}", "d": seconds(_pause(events, place))}
+        body.append(c.say(_RIGHT, y=y, Y=capital(y), s=tag(right), **span))
     return evidence, body
 
 
