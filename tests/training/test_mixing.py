@@ -17,18 +17,6 @@ from echo_audio.training import mixing
 from echo_audio.training.mixing import Mixer, SoundTable, collate_mixes, mix_of, silence
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory, stock: Stock) -> SoundTable:
-    """A table of only the sounds that some drawn scenes need: the whole one takes 2 GB."""
-    wanted = {
-        replace(e.sound, variant=0) for i in range(12) for e in draw_row(7, i, Split.TRAIN, stock)[1].events
-    }
-    every = mixing._sounds
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixing, "_sounds", lambda stock, n: (s for s in every(stock, n) if s in wanted))
-        return SoundTable.build(stock, tmp_path_factory.mktemp("table"), 1, workers=2)
-
-
 def known(scene: Scene) -> Scene:
     """The scene with the synthesis seeds that the table has."""
     return replace(scene, events=tuple(replace(e, sound=replace(e.sound, variant=0)) for e in scene.events))

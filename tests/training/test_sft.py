@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
+from echo_audio.data.render import render
+from echo_audio.data.scenes import draw_row
+from echo_audio.encoding import TranscriptEncoder
 from echo_audio.errors import ConfigError, TrainingError
 from echo_audio.models.thinker import Thinker
-from echo_audio.training import adapters, sft
-from echo_audio.training.batch import LengthGroupedBatches, collate
-from echo_audio.training.model import SftModel
+from echo_audio.training import adapters, sft, sources
+from echo_audio.training.batch import collate
+from echo_audio.training.marks import Columns
+from echo_audio.training.mixing import Mixer
+from echo_audio.training.model import SftModel, _painted
+from echo_audio.training.pools import Batches, plan_pools
 from echo_audio.training.settings import SftSettings
-from echo_audio.training.sources import lengths
 
 
 def change(settings: SftSettings, table: str, **values) -> SftSettings:
     return settings.model_copy(update={table: getattr(settings, table).model_copy(update=values)})
 
 
-def rows_of(settings, stock, labels=None):
-    return sft.make_rows(settings, Thinker.load(settings.model.source), stock, labels or {})
+def rows_of(settings, stock, columns=None):
+    return sft.make_rows(settings, Thinker.load(settings.model.source), stock, None, columns)
+
+
+def batches(rows, budget=2500, **how) -> list[dict]:
+    return list(Batches(rows, plan_pools(rows, budget, seed=1, epochs=1.0), seed=1, **how))
 
 
 def metrics(settings) -> list[dict]:
@@ -34,42 +43,45 @@ def metrics(settings) -> list[dict]:
 
 def test_loss_equals_the_score_of_the_sampled_tokens(settings, stock):
     thinker = Thinker.load(settings.model.source)
-    rows = sft.make_rows(change(settings, "train", answer_weight=1.0), thinker, stock, {})
-    index = next(i for i in range(16) if len(rows[i][0].clips) > 1)
-    row = rows.row(index)
-    recording = rows.recording(index, row)
-    encoded = rows._encode(index, row, recording, recording)
+    rows = sft.make_rows(change(settings, "train", answer_weight=1.0), thinker, stock)
+    index = next(i for i in range(16) if len(rows.examples(i)[0].n_tokens) > 1)
+    row, scene = rows.draw(index)
+    recording = render(scene, stock)
+    mode = rows.form.mode(index, row)
+    transcript = rows.form.transcript(row.model_copy(update={"audio_id": recording.id}), mode)
+    encoded = TranscriptEncoder(thinker.family, recording).encode(transcript)
     expected = -thinker.score(encoded)[torch.tensor(encoded.sampled)].mean()
     model = SftModel(thinker)
-    assert model(**collate([rows[index]])).item() == pytest.approx(expected.item(), abs=2e-4)
+    assert model(**collate(rows.examples(index))).item() == pytest.approx(expected.item(), abs=2e-4)
 
 
 def test_mask_leaves_out_prompt_and_audio_and_keeps_the_end_of_turn(settings, stock):
     rows = rows_of(settings, stock)
     for index in range(12):
-        example = rows[index][0]
+        (example,) = rows.examples(index)
+        family = rows.form.family
         trained = example.ids[example.sampled]
-        assert rows.family.audio_token not in trained
-        assert trained[-1] == rows.family.end_of_turn
-        text = rows.family.decode(trained)
+        assert family.audio_token not in trained
+        assert trained[-1] == family.end_of_turn
+        text = family.decode(trained)
         assert text.startswith("<think>") and text.endswith("</answer>")
-        assert rows.family.decode(example.ids[example.answers]).strip() == rows.row(index).answer
+        assert family.decode(example.ids[example.answers]).strip() == rows.draw(index)[0].answer
 
 
 def test_padding_and_batch_order_change_nothing(settings, stock):
     rows = rows_of(settings, stock)
     model = SftModel(Thinker.load(settings.model.source))
-    some = [rows[i] for i in range(5)]
+    some = [rows.examples(i)[0] for i in range(5)]
     together = model(**collate(some)).item()
-    total = sum(float(e.weights[e.sampled].sum()) for (e,) in some)
+    total = sum(float(e.weights[e.sampled].sum()) for e in some)
     alone = sum(model(num_items=total, **collate([e])).item() for e in reversed(some))
     assert together == pytest.approx(alone, abs=1e-4)
 
 
 def test_accumulating_eight_forwards_equals_one_of_eight(settings, stock):
     rows = rows_of(settings, stock)
-    some = [rows[i] for i in range(8)]
-    total = sum(float(e.weights[e.sampled].sum()) for (e,) in some)
+    some = [rows.examples(i)[0] for i in range(8)]
+    total = sum(float(e.weights[e.sampled].sum()) for e in some)
     gradients = []
     for parts in ([some], [[e] for e in some]):
         model = SftModel(Thinker.load(settings.model.source))
@@ -80,14 +92,37 @@ def test_accumulating_eight_forwards_equals_one_of_eight(settings, stock):
 
 
 def test_batches_are_of_similar_length_and_complete(settings, stock):
-    rows = rows_of(change(settings, "data", n_rows=300), stock)
-    counted = lengths(rows, 0)
-    assert counted[7] == len(rows[7][0].ids)
-    batches = LengthGroupedBatches(counted, 16_384, seed=1)
-    assert sorted(i for batch in batches for i in batch) == list(range(300))
-    padded = sum(max(counted[b]) * len(b) for b in map(np.array, batches))
-    assert 1 - counted.sum() / padded < 0.12  # 300 rows; under 5 % from some thousand on, see metrics.jsonl
-    assert [*batches] == [*LengthGroupedBatches(counted, 16_384, seed=1)] != [*LengthGroupedBatches(counted, 16_384, seed=2)]
+    rows = rows_of(change(settings, "data", n_rows=300, companions=True), stock)
+    made = batches(rows, 16_384)
+    every = sorted(tuple(e.ids) for i in range(300) for e in rows.examples(i))
+    assert sum(batch["n_rows"] for batch in made) == len(every)
+    assert sum(batch["n_real"] for batch in made) == sum(map(len, every))
+    padded = sum(batch["ids"].numel() for batch in made)
+    assert 1 - sum(map(len, every)) / padded < 0.12  # 300 scenes; under 5 % from some thousand on, see metrics.jsonl
+    sizes = [batch["n_real"] for batch in made]
+    assert max(sizes) < 1.6 * sum(sizes) / len(sizes)
+
+
+def test_the_order_of_batches_follows_from_the_seed_and_can_be_entered_anywhere(settings, stock):
+    rows = rows_of(change(settings, "data", n_rows=200), stock)
+    pools = plan_pools(rows, 2500, seed=1, epochs=1.5)
+    whole = list(Batches(rows, pools, seed=1))
+    for skip in (0, 1, 5, len(whole) - 1):
+        rest = list(Batches(rows, pools, seed=1, skip=skip))
+        assert all(torch.equal(a["ids"], b["ids"]) for a, b in zip(whole[skip:], rest, strict=True))
+    shares = [list(Batches(rows, pools, seed=1, rank=rank, world=2)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == len(whole) // 2
+    for rank, share in enumerate(shares):
+        assert all(torch.equal(a["ids"], b["ids"]) for a, b in zip(whole[rank::2], share, strict=False))
+    assert len(Batches(rows, pools, seed=1, accumulate=4)) == len(whole) // 4 * 4
+
+
+def test_short_scenes_come_first(settings, stock):
+    rows = rows_of(change(settings, "data", n_rows=120, short_first=60, short_s=5.0), stock)
+    pools = plan_pools(rows, 2500, seed=1, epochs=1.0)
+    order = [int(i) for pool in pools for i in pool.indices]
+    assert sorted(order) == list(range(120)) and max(order[:60]) < 60
+    assert rows.durations_s[:60].max() <= 5.0 < rows.durations_s[60:].max()
 
 
 def test_a_run_learns_and_leaves_a_model_folder(settings):
@@ -147,14 +182,14 @@ def test_adapters_train_alone_and_merge(settings):
 
 def test_adapters_start_as_the_base(settings, stock):
     thinker = Thinker.load(settings.model.source)
-    batch = collate([rows_of(settings, stock)[0]])
+    batch = collate(rows_of(settings, stock).examples(0))
     base = SftModel(thinker)(**batch).item()
     adapters.attach(thinker, 4, 8.0)
     assert SftModel(thinker)(**batch).item() == pytest.approx(base, abs=1e-5)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(settings, stock):
-    batch = collate([rows_of(settings, stock)[i] for i in range(2)])
+    batch = collate([rows_of(settings, stock).examples(i)[0] for i in range(2)])
     gradients = []
     for checkpointing in (False, True):
         model = SftModel(Thinker.load(settings.model.source))
@@ -166,27 +201,87 @@ def test_gradient_checkpointing_gives_the_same_gradients(settings, stock):
 
 
 def test_known_events_are_marked_where_they_sound(settings, stock):
-    labels = {label: i for i, label in enumerate(stock.labels)}
-    rows = rows_of(settings, stock, labels)
-    row, example = rows.row(3), rows[3][0]
-    event = row.events[0]
-    inside = example.frames[round(event.start_s * 25) : round(event.end_s * 25), labels[event.label]]
-    assert inside.all() and len(inside)
-    assert example.frames.shape == (example.n_tokens[0], len(labels))
+    columns = Columns(stock.labels)
+    rows = rows_of(change(settings, "data", modes={"interleaved": 1.0}), stock, columns)
+    for index in range(8):
+        _, scene = rows.draw(index)
+        (example,) = rows.examples(index)
+        first = {(int(b), int(e), int(c)) for clip, b, e, c in example.marks if clip == 0}
+        for event in scene.events:
+            spans = {column: (b, e) for b, e, column in first if abs(b - event.start_s * 25) <= 1}
+            assert set(columns.of(event)) <= spans.keys()
+            assert all(abs(spans[column][1] - event.end_s * 25) <= 1 for column in columns.of(event))
+        heard = {int(clip) for clip in example.marks[:, 0]}
+        assert heard == set(range(len(example.n_tokens))), "each crop plays the event that it cites"
+
+
+def test_marks_are_painted_on_their_tokens():
+    marks = torch.tensor([[0, 3, 1], [2, 5, 1], [4, 5, 0]])
+    assert _painted(marks, 5, 3).T.tolist() == [[0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
+
+
+def test_the_words_that_decide_weigh_more(settings, stock):
+    rows = rows_of(change(settings, "train", decisive_weight=5.0), stock)
+    family = rows.form.family
+    for index in range(8):
+        (example,) = rows.examples(index)
+        text = family.decode(example.ids[example.sampled])
+        weights = {w: family.decode(example.ids[example.sampled & (example.weights == w)]) for w in (1.0, 5.0)}
+        labels = {event.label for event in rows.draw(index)[0].events if f" {event.label}" in text.split("</think>")[0]}
+        assert all(f" {label}" in weights[5.0] for label in labels)
+        assert not any(re.search(rf"\b{label}\b", weights[1.0]) for label in labels)
+
+
+def test_time_is_a_limit_by_which_the_rate_has_come_down(settings):
+    settings = change(settings, "train", max_seconds=1.5, epochs=4000.0, save_every_s=1e9)
+    settings = change(settings, "data", n_rows=8)
+    folder = sft.train(settings)
+    lines = metrics(settings)
+    assert (folder / "model.safetensors").is_file()
+    assert lines[-1]["learning_rate"] < 0.2 * settings.train.learning_rate
+    assert lines[-1]["elapsed_s"] < 30
+
+
+def test_scenes_mixed_from_a_table_teach_the_same(settings, stock, table, monkeypatch):
+    """The loss of a row is that of the same scene rendered on the CPU; silence and swaps included."""
+    monkeypatch.setattr(sources, "draw_row", with_sounds_of(table))
+    settings = change(settings, "data", n_rows=12, seed=7, spoilt=0.5, modes={"interleaved": 1.0})
+    thinker = Thinker.load(settings.model.source)
+    model = SftModel(thinker, mixer=Mixer(table, torch.device("cpu")))
+    mixed, rendered = (sft.make_rows(settings, thinker, stock, t) for t in (table, None))
+    silent = 0
+    for index in range(12):
+        (a,), (b,) = mixed.examples(index), rendered.examples(index)
+        assert (a.ids == b.ids).all() and a.positions == b.positions
+        silent += any(cut.scene is None for cut in a.audio.cuts)
+        if not any(cut.scene == 1 for cut in a.audio.cuts):  # what is swapped in is cut from another place
+            assert model(**collate([a])).item() == pytest.approx(model(**collate([b])).item(), abs=2e-3)
+        else:
+            assert torch.isfinite(model(**collate([a])))
+    assert silent
+
+
+def with_sounds_of(table):
+    """`draw_row` of scenes that the small table of the tests can mix: those of its own making."""
+
+    def draw(seed, index, split, stock, kind=None, duration_s=None):
+        row, scene = draw_row(7, index % 12, split, stock)
+        known = tuple(replace(e, sound=replace(e.sound, variant=0)) for e in scene.events)
+        return row, replace(scene, events=known)
+
+    return draw
 
 
 def test_unknown_keys_name_the_nearest(settings):
-    with pytest.raises(ConfigError, match="train.learning_rate"):
+    with pytest.raises(ConfigError, match=r"train\.learning_rate"):
         SftSettings.parse("", ["train.learning_rat=1"])
     assert SftSettings.parse(settings.to_toml()) == settings
 
 
 def test_worker_processes_give_the_same_batches(settings, stock):
     rows = rows_of(settings, stock)
-    here, there = (next(iter(DataLoader(rows, 4, collate_fn=collate, num_workers=n))) for n in (0, 2))
-    assert all(torch.equal(here[k], there[k]) for k in ("ids", "samples", "targets", "audio_at"))
-
-
+    for here, there in zip(batches(rows), batches(rows, workers=2), strict=True):
+        assert all(torch.equal(here[k], there[k]) for k in ("ids", "samples", "targets", "audio_at"))
 
 
 def test_a_stop_signal_saves_first(settings, monkeypatch):

@@ -143,6 +143,15 @@ HEARD = (
     "the sound is {length}, {the} as I thought",
 )
 
+VERDICTS = (
+    "{h}, against {r}: {w}",
+    "{h}; next to {r} that is {w}",
+    "{h}, which beside {r} is {w}",
+    "{h} where I had {r}: {w}",
+    "{h}; compared with {r} it is {w}",
+)
+"""What is heard, set against what was heard before, and what comes of it: the judgement stands beside both values."""
+
 CONCLUSIONS = (
     "So the answer is {a}.",
     "That makes it {a}.",

@@ -356,6 +356,10 @@ class Canvas:
         capitals = {"N": wording.capital(name), "H": wording.capital(h)}
         return self.say(templates, n=name, s=wording.tag(event), h=h, **capitals, **fields)
 
+    def against(self, heard: str, reference: str, verdict: str) -> str:
+        """A clause with what is heard, set against a value from before, and judged at once."""
+        return self.say(wording.VERDICTS, h=heard, r=reference, w=verdict)
+
     def conclusion(self, answer: str) -> str:
         """A last sentence with the answer."""
         return self.say(wording.CONCLUSIONS, a=answer)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 from echo_audio.data.questions.base import SAME_LABEL_GAP, Asked, Canvas, Kind, told
 from echo_audio.data.scene import Event, Sound
-from echo_audio.data.wording import NUMBERS, ORDINALS, capital, tag, the
+from echo_audio.data.wording import NUMBERS, ORDINALS, capital, listed, tag, the
 
 COUNT = (
     "How many times is {x} heard?",
@@ -41,6 +43,13 @@ _ITEM = (
     "Another one{s}: now {k}.",
     "I count {k} at this point{s}.",
     "{K} by now{s}.",
+)
+_PASSED = (
+    "There is {l}, which I pass over.",
+    "{L} I leave out.",
+    "I hear {l}, not what I count.",
+    "Next {l}, nothing to count.",
+    "I skip {l}.",
 )
 _WINDOWS = ((2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5))
 """Lowest and highest number offered, drawn before the one that is right. A count of one is rare: it is heard first and
@@ -87,14 +96,26 @@ def _number_choices(c: Canvas, low: int, high: int) -> tuple[str, ...]:
     return tuple(numbers if c.chance(0.3) else c.shuffled(numbers))
 
 
-def _occurrences(c: Canvas, x: str, events: list[Event], none: str) -> list[str]:
-    """One sentence for each time the sound is heard."""
-    if not events:
-        return [none]
-    body = [c.look(events[0], the(x), templates=_ITEM_FIRST)]
-    for i, event in enumerate(events[1:], 1):
-        body.append(c.say(_ITEM, s=tag(event), o=ORDINALS[i], k=NUMBERS[i + 1], K=capital(NUMBERS[i + 1])))
+def _walk(c: Canvas, x: str, events: list[Event]) -> list[str]:
+    """Through the events in order: those of the label are cited and counted, the others named and passed over."""
+    body: list[str] = []
+    count = 0
+    for same, group in itertools.groupby(events, lambda event: event.label == x):
+        if not same:
+            names = listed([the(event.label) for event in group])
+            body.append(c.say(_PASSED, l=names, L=capital(names)))
+            continue
+        for event in group:
+            body.append(_item(c, event, count))
+            count += 1
     return body
+
+
+def _item(c: Canvas, event: Event, before: int) -> str:
+    if not before:
+        return c.look(event, the(event.label), templates=_ITEM_FIRST)
+    k = NUMBERS[before + 1]
+    return c.say(_ITEM, s=tag(event), o=ORDINALS[before], k=k, K=capital(k))
 
 
 def _count(c: Canvas) -> Asked:
@@ -119,7 +140,7 @@ def _count(c: Canvas) -> Asked:
         answer=NUMBERS[answer],
         reasoning=told(
             c.opening(goal, 1.0),
-            *_occurrences(c, x.label, hits, ""),
+            *_walk(c, x.label, events),
             c.say(_TOTAL, k=NUMBERS[answer]),
             c.conclusion(NUMBERS[answer]) if c.chance(0.6) else "",
         ),
@@ -174,14 +195,9 @@ def _count_between(c: Canvas) -> Asked:
             **names,
         ),
     ]
-    none = c.say(
-        _NONE,
-        **names,
-    )
-    steps = _occurrences(c, x.label, hits, none)
-    body, evidence = ([*borders, *steps], [first, last, *hits])
-    if c.chance(0.4):
-        body, evidence = [borders[0], *steps, borders[1]], [first, *hits, last]
+    inner = [e for e in events if first.start_s < e.start_s < last.start_s]
+    none = () if hits else (c.say(_NONE, **names),)
+    body = [borders[0], *_walk(c, x.label, inner), *none, borders[1]]
     goal = c.pick(_BETWEEN_GOALS).format(**names)
     total = c.say(
         _INSIDE,
@@ -193,7 +209,7 @@ def _count_between(c: Canvas) -> Asked:
         choices=_number_choices(c, low, high),
         answer=NUMBERS[answer],
         reasoning=told(c.opening(goal, 1.0), *body, total, c.conclusion(NUMBERS[answer])),
-        evidence=tuple(evidence),
+        evidence=(first, *hits, last),
     )
 
 

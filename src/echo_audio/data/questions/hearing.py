@@ -75,29 +75,6 @@ _AGAIN = (
 _LEVEL = ("it has {v}", "I hear {v}", "its level is {v}", "the level there is {v}", "that is {v}")
 _PITCH = ("it has {v}", "I hear {v}", "its tone is at {v}", "the note there is {v}", "that is {v}")
 _TONE = ("it has a {v} tone", "it sounds {v}", "the tone is {v}", "I hear a {v} {b}", "that is a {v} sound")
-_SAME = (
-    "{A} is the one that agrees with the first: {v}.",
-    "The value {v} comes back in {a}.",
-    "Both the first one and {a} have {v}.",
-    "So {a} matches with {v}.",
-    "Only {a} shares {v} with the first.",
-)
-
-
-_SAME_WORDS = (
-    "Both are {a}.",
-    "The two agree in {w}.",
-    "{A} both times.",
-    "So the {w} stays the same.",
-    "I hear {a} and {a}, no change.",
-)
-_AGREE = (
-    "One is {a} and the other {b}.",
-    "The {w} changes from {a} to {b}.",
-    "{A} is not {b}.",
-    "I hear {a} and then {b}.",
-    "That is {b} where it was {a}.",
-)
 _CHANGES = (
     "compare the {w} of both",
     "hear {x} twice",
@@ -112,9 +89,14 @@ class _Quality:
     def __init__(self, name: Callable[[Event], str], clauses: Sequence[str]) -> None:
         self.name, self.clauses = name, clauses
 
-    def look(self, c: Canvas, event: Event, name: str, first: bool) -> str:
+    def look(self, c: Canvas, event: Event, name: str) -> str:
+        """Cite the first event and name its value."""
+        return c.look(event, name, c.say(self.clauses, v=self.name(event), b=_bare(event)), wording.LOOKS)
+
+    def judge(self, c: Canvas, event: Event, name: str, reference: Event, verdict: str) -> str:
+        """Cite a later event, name its value, and judge it against the reference."""
         clause = c.say(self.clauses, v=self.name(event), b=_bare(event))
-        return c.look(event, name, clause, wording.LOOKS if first else _AGAIN)
+        return c.look(event, name, c.against(clause, self.name(reference), verdict), _AGAIN)
 
 
 _LOUDNESS = _Quality(lambda e: wording.loudness_text(e.level_db), _LEVEL)
@@ -165,27 +147,12 @@ def _compare(
     rank = 0 if (values[0] > values[1]) == want_more else 1
     label = pair[0].label
     order = [0, 1] if c.chance(0.7) else [1, 0]
-    body = [quality.look(c, pair[i], nth(label, i), at == 0) for at, i in enumerate(order)]
-    high = 0 if values[0] > values[1] else 1
-    above, below = quality.name(pair[high]), quality.name(pair[1 - high])
-    body.append(
-        c.say(
-            (
-                "{Hi} is {m} than {lo}.",
-                "The {o} one is {m}.",
-                "Of the two values the {o} is the {m} one.",
-                "{Lo} is {l} than {hi}.",
-                "",
-            ),
-            hi=above,
-            lo=below,
-            Hi=capital(above),
-            Lo=capital(below),
-            o=ORDINALS[high],
-            m=more,
-            l=less,
-        )
-    )
+    known, other = pair[order[0]], pair[order[1]]
+    verdict = more if values[order[1]] > values[order[0]] else less
+    body = [
+        quality.look(c, known, nth(label, order[0])),
+        quality.judge(c, other, nth(label, order[1]), known, verdict),
+    ]
     choices = _ordinal_choices(c, label, (0, 1))
     goal = c.pick(
         ("compare both times {x} is heard", "find the {w} {b}", "judge {x} twice", "hear each {b} alone and compare")
@@ -201,12 +168,12 @@ def _compare(
 
 
 def _match(c: Canvas, quality: _Quality, events: list[Event], repeats: list[Event], rank: int, templates: Sequence[str]) -> Asked:
-    """Which later one equals the first."""
+    """Which later one equals the first; the search ends where it is found."""
     label = repeats[0].label
-    body = [quality.look(c, event, nth(label, i), i == 0) for i, event in enumerate(repeats)]
     choices = _ordinal_choices(c, label, range(1, len(repeats)))
-    value = quality.name(repeats[0])
-    body.append(c.say(_SAME, A=capital(nth(label, rank)), a=nth(label, rank), v=value))
+    body = [quality.look(c, repeats[0], nth(label, 0))]
+    for i in range(1, rank + 1):
+        body.append(quality.judge(c, repeats[i], nth(label, i), repeats[0], "the same" if i == rank else "different"))
     goal = c.pick(
         (
             "compare each later {b} with the first",
@@ -220,8 +187,8 @@ def _match(c: Canvas, quality: _Quality, events: list[Event], repeats: list[Even
         question=c.say(templates, x=the(label), X=capital(the(label)), b=_bare(repeats[0])),
         choices=tuple(c.shuffled(list(choices.values()))),
         answer=choices[rank],
-        reasoning=told(c.opening(goal.format(b=_bare(repeats[0]))), *body, c.conclusion(choices[rank]) if c.chance(0.8) else ""),
-        evidence=tuple(repeats),
+        reasoning=told(c.opening(goal.format(b=_bare(repeats[0]))), *body, c.conclusion(choices[rank])),
+        evidence=tuple(repeats[: rank + 1]),
     )
 
 
@@ -283,24 +250,10 @@ def _same_or_not(c: Canvas, quality: _Quality, events: list[Event], pair: list[E
         )
     )
     answer = choices[0 if same else 1]
-    names = [quality.name(event) for event in pair]
-    body = [quality.look(c, event, nth(label, i), i == 0) for i, event in enumerate(pair)]
-    body.append(
-        c.say(
-            _SAME_WORDS,
-            a=names[0],
-            A=capital(names[0]),
-            w=w,
-        )
-        if same
-        else c.say(
-            _AGREE,
-            a=names[0],
-            A=capital(names[0]),
-            b=names[1],
-            w=w,
-        )
-    )
+    body = [
+        quality.look(c, pair[0], nth(label, 0)),
+        quality.judge(c, pair[1], nth(label, 1), pair[0], "the same" if same else "different"),
+    ]
     goal = c.pick(_CHANGES)
     return Asked(
         events=tuple(events),

@@ -55,21 +55,6 @@ _OTHER = (
     "Next comes {n}{s} in my comparison; {h}.",
     "For {n}{s}, I find that {h}.",
 )
-_SUM = (
-    "{big} is more than {small}.",
-    "The lengths are {big} and {small}.",
-    "{small} is less than {big}.",
-    "That is {big} against {small}.",
-    "They differ by {diff}.",
-    "",
-)
-_EQUAL = (
-    "{A} is the one with {d} again.",
-    "The length {d} comes back in {a}.",
-    "Both {r} and {a} take {d}.",
-    "So {a} matches with {d}.",
-    "Only {a} has the same {d}.",
-)
 _LEFT = (
     "{X} ends where the pause begins{s}, and I note its end.",
     "A pause starts after {x}{s}; {h}.",
@@ -77,11 +62,11 @@ _LEFT = (
     "First the end of {x}{s}: from there it is quiet.",
 )
 _RIGHT = (
-    "It lasts until {y}{s}; from {a} to {b} that is {d} of silence.",
-    "Then {y} comes in{s}; {a} to {b} makes {d}.",
-    "The next is {y}{s}: the pause from {a} to {b} was {d}.",
-    "{Y} follows{s}, and from {a} to {b} the gap is {d}.",
-    "Up to {y}{s}, the silence from {a} to {b} takes {d}.",
+    "it lasts until {y}{s}; from {a} to {b} that is {d}",
+    "then {y} comes in{s}; {a} to {b} makes {d}",
+    "the next is {y}{s}: the pause from {a} to {b} was {d}",
+    "{y} follows{s}, and from {a} to {b} the gap is {d}",
+    "up to {y}{s}, the silence from {a} to {b} takes {d}",
 )
 
 _LEAST = 3  # tenths by which lengths of sounds differ
@@ -146,6 +131,10 @@ def _size_clause(c: Canvas, event: Event) -> str:
     return c.say(_SIZE, d=seconds(_size(event)), l=length_word(event))
 
 
+def _judged(c: Canvas, event: Event, reference: Event, verdict: str) -> str:
+    return c.against(_size_clause(c, event), seconds(_size(reference)), verdict)
+
+
 def _compare(c: Canvas, events: list[Event], pair: Sequence[Event]) -> Asked:
     longer = c.chance(0.5)
     word = "longer" if longer else "shorter"
@@ -155,8 +144,7 @@ def _compare(c: Canvas, events: list[Event], pair: Sequence[Event]) -> Asked:
     target = first if (sizes[0] > sizes[1]) == longer else second
     body = [
         c.look(first, x, _size_clause(c, first)),
-        c.look(second, y, _size_clause(c, second), _OTHER),
-        c.say(_SUM, big=seconds(max(sizes)), small=seconds(min(sizes)), diff=seconds(max(sizes) - min(sizes))),
+        c.look(second, y, _judged(c, second, first, "longer" if sizes[1] > sizes[0] else "shorter"), _OTHER),
     ]
     goal = c.pick(
         (
@@ -177,11 +165,14 @@ def _compare(c: Canvas, events: list[Event], pair: Sequence[Event]) -> Asked:
 
 
 def _match(c: Canvas, events: list[Event], reference: Event, others: list[Event], rank: int) -> Asked:
+    """Which other sound is as long; the search ends where it is found."""
     r, a = the(reference.label), the(others[rank].label)
     order = c.shuffled(others)
     body = [c.look(reference, r, _size_clause(c, reference))]
-    body += [c.look(event, the(event.label), _size_clause(c, event), _OTHER) for event in order]
-    body.append(c.say(_EQUAL, A=capital(a), a=a, r=r, d=seconds(_size(reference))))
+    order = order[: order.index(others[rank]) + 1]
+    for event in order:
+        verdict = "the same" if event is others[rank] else "different"
+        body.append(c.look(event, the(event.label), _judged(c, event, reference, verdict), _OTHER))
     goal = c.pick(
         (
             "measure {r} and the others",
@@ -195,7 +186,7 @@ def _match(c: Canvas, events: list[Event], reference: Event, others: list[Event]
         question=c.say(AS_LONG, r=r, R=capital(r)),
         choices=tuple(bare(event.label) for event in c.shuffled(others)),
         answer=bare(others[rank].label),
-        reasoning=told(c.opening(goal), *body, c.conclusion(a) if c.chance(0.8) else ""),
+        reasoning=told(c.opening(goal), *body, c.conclusion(a)),
         evidence=(reference, *order),
     )
 
@@ -237,8 +228,9 @@ def _compare_gaps(c: Canvas, events: list[Event], pauses: list[int]) -> Asked:
     longer = c.chance(0.5)
     word = "longer" if longer else "shorter"
     first, second = pauses
-    target = _between(events, first if (_pause(events, first) > _pause(events, second)) == longer else second)
-    evidence, body = _gap_steps(c, events, pauses)
+    grows = _pause(events, second) > _pause(events, first)
+    target = _between(events, second if grows == longer else first)
+    evidence, body = _gap_steps(c, events, pauses, ["longer" if grows else "shorter"])
     goal = c.pick(
         ("measure both pauses", "compare the two silences", "find the {w} pause", "see how far apart the sounds are")
     ).format(w=word)
@@ -266,7 +258,10 @@ def _compare_gaps(c: Canvas, events: list[Event], pauses: list[int]) -> Asked:
 def _match_gaps(c: Canvas, events: list[Event], pauses: list[int], rank: int) -> Asked:
     reference, *candidates = pauses
     r, target = _between(events, reference), _between(events, candidates[rank])
-    evidence, body = _gap_steps(c, events, sorted(pauses))
+    order = sorted(candidates)
+    order = order[: order.index(candidates[rank]) + 1]
+    verdicts = ["the same" if place == candidates[rank] else "different" for place in order]
+    evidence, body = _gap_steps(c, events, [reference, *order], verdicts)
     goal = c.pick(
         (
             "measure all three pauses",
@@ -296,19 +291,31 @@ def _match_gaps(c: Canvas, events: list[Event], pauses: list[int], rank: int) ->
     )
 
 
-def _gap_steps(c: Canvas, events: list[Event], pauses: list[int]) -> tuple[list[Event], list[str]]:
-    """What is cited and said; a sound that two pauses share is cited once."""
+def _gap_steps(
+    c: Canvas, events: list[Event], pauses: list[int], verdicts: list[str]
+) -> tuple[list[Event], list[str]]:
+    """What is cited and said: the first pause is measured, the others are measured and judged against it.
+
+    A sound that two pauses share is cited once.
+    """
     evidence: list[Event] = []
     body: list[str] = []
-    for place in pauses:
+    known = seconds(_pause(events, pauses[0]))
+
+    def cite(event: Event) -> str:
+        cited = event in evidence
+        if not cited:
+            evidence.append(event)
+        return "" if cited else tag(event)
+
+    for place, verdict in zip(pauses, ["", *verdicts], strict=True):
         left, right = events[place], events[place + 1]
         x, y = the(left.label), the(right.label)
-        if left not in evidence:
-            evidence.append(left)
-            body.append(c.say(_LEFT, x=x, X=capital(x), s=tag(left), h=c.heard(left)))
-        evidence.append(right)
+        if not evidence or evidence[-1] is not left:
+            body.append(c.say(_LEFT, x=x, X=capital(x), s=cite(left), h=c.heard(left)))
         span = {"a": f"{left.end_s:.1f}", "b": f"{right.start_s:.1f}", "d": seconds(_pause(events, place))}
-        body.append(c.say(_RIGHT, y=y, Y=capital(y), s=tag(right), **span))
+        clause = c.say(_RIGHT, y=y, s=cite(right), **span)
+        body.append(capital(c.against(clause, known, verdict) if verdict else clause) + ".")
     return evidence, body
 
 

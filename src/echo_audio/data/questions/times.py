@@ -65,16 +65,6 @@ _MIXED = (
     "It shares its time with {n}{s}: {h}.",
     "Part of it runs along with {n}{s}, and it {which} {x}.",
 )
-_ONE_MIXED = (
-    "One of the mixed sounds is {n}{s}, and {h}.",
-    "I hear {n}{s} in a mix; {h}.",
-    "{N} is not alone{s}: {h}.",
-)
-_MEETS = (
-    "The sound it meets is {x}{s}, as asked.",
-    "It {which} {x}{s}; both are heard at once.",
-    "With it goes {x}{s}, and they overlap.",
-)
 _TOGETHER_GOALS = (
     "find what overlaps with {x}",
     "hear which sound is mixed with {x}",
@@ -153,33 +143,7 @@ def _together(c: Canvas) -> Asked:
     target, anchor = events[place], events[place ^ 1]
     x, a = the(anchor.label), the(target.label)
     which = "begins before" if target.start_s < anchor.start_s else "begins during"
-    if c.chance(0.6):
-        body = [
-            c.look(anchor, x),
-            c.look(
-                target,
-                a,
-                templates=_MIXED,
-                which=which,
-                x=x,
-            ),
-        ]
-        evidence = (anchor, target)
-    else:
-        body = [
-            c.look(
-                target,
-                a,
-                templates=_ONE_MIXED,
-            ),
-            c.say(
-                _MEETS,
-                x=x,
-                s=tag(anchor),
-                which=which,
-            ),
-        ]
-        evidence = (target, anchor)
+    body = [c.look(anchor, x), c.look(target, a, templates=_MIXED, which=which, x=x)]
     goal = c.pick(_TOGETHER_GOALS).format(x=x)
     return Asked(
         events=tuple(events),
@@ -187,7 +151,7 @@ def _together(c: Canvas) -> Asked:
         choices=tuple(bare(events[p].label) for p in c.shuffled(sides)),
         answer=bare(target.label),
         reasoning=told(c.opening(goal), *body, c.conclusion(a)),
-        evidence=evidence,
+        evidence=(anchor, target),
     )
 
 
