@@ -139,7 +139,7 @@ def decisive_words(labels: Sequence[str]) -> re.Pattern[bytes]:
     """Finds what a reasoning decides: names of sounds, numbers and qualities, each with the space before it."""
     words = {label.removeprefix("the ") for label in labels} | set(NUMBERS) | set(ORDINALS) | set(TIMBRES) | set(_QUALITIES)
     longest_first = sorted(words, key=len, reverse=True)
-    return re.compile(rf"((?: |(?<![a-z]))(?:{'|'.join(map(re.escape, longest_first))}|\\d))(?![a-z])".encode())
+    return re.compile(rf"((?: |(?<![a-z]))(?:{'|'.join(map(re.escape, longest_first))}|\d))(?![a-z])".encode())
 
 
 _QUALITIES = (
