@@ -14,7 +14,7 @@ import numpy as np
 from echo_audio.audio import Recording, Segment
 from echo_audio.errors import TranscriptError
 from echo_audio.listen import Clip, Encoded
-from echo_audio.transcript import Author, Heard, Played, Span, Stop, Transcript, Why, Written
+from echo_audio.transcript import Author, Heard, Mode, Played, Question, Span, Stop, Transcript, Why, Written
 
 
 class Family(Protocol):
@@ -47,6 +47,14 @@ class Family(Protocol):
 
     def longest_clip_samples(self) -> int:
         """Longest clip that may be encoded."""
+        ...
+
+
+class PromptingFamily(Family, Protocol):
+    """Token rules, and the family's prompt."""
+
+    def prompt(self, question: Question, mode: Mode) -> str:
+        """The user's text."""
         ...
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
 from echo_audio.errors import DataError
@@ -20,22 +21,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="echo-audio data", description="Make and check data.")
+    parser = Parser(prog="echo-audio data", description="Make and check data.")
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
     scenes = verbs.add_parser("scenes", help="synthetic recordings with exactly known event times, and questions")
     scenes.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; one begun before is continued")
-    scenes.add_argument("--n", type=_positive, default=10_000, help="rows (default 10000)")
+    scenes.add_argument("--n", type=whole(1), default=10_000, help="rows (default 10000)")
     scenes.add_argument("--seed", type=int, default=7, help="default 7")
     scenes.add_argument("--split", choices=("train", "test"), default="train", help="which variants of the sounds")
     scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
-    scenes.add_argument("--workers", type=_positive, metavar="N", help="processes; all cores by default")
+    scenes.add_argument("--workers", type=whole(1), metavar="N", help="processes; all cores by default")
     scenes.set_defaults(run=_scenes)
     check = verbs.add_parser("validate", help="check every row of a store against its grader and its audio")
     check.add_argument("store", type=Path)
     check.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="that its scenes were drawn with")
     check.set_defaults(run=_validate)
     cues = verbs.add_parser("cues", help="how far guessing by the text or by one single cue gets, for each kind of question")
-    cues.add_argument("--n", type=_positive, default=2_000, help="rows of each kind (default 2000)")
+    cues.add_argument("--n", type=whole(1), default=2_000, help="rows of each kind (default 2000)")
     cues.add_argument("--seed", type=int, default=7, help="default 7")
     cues.add_argument("--split", choices=("train", "test"), default="test", help="which variants of the sounds")
     cues.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
@@ -46,20 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--fsdd", type=Path, metavar="DIR", help="the Free Spoken Digit Dataset")
     bank.add_argument("--root", type=Path, help="where the manifest's files are, if not beside it")
     bank.add_argument(
-        "--per-speaker", type=_positive, metavar="N", help="at most N clips of each label and speaker; all by default"
+        "--per-speaker", type=whole(1), metavar="N", help="at most N clips of each label and speaker; all by default"
     )
     bank.add_argument("--skip-unusable", action="store_true", help="leave out clips that cannot be used, naming each")
     bank.add_argument("--out", type=Path, required=True, metavar="FILE")
     bank.set_defaults(run=_bank)
     return parser
-
-
-def _positive(text: str) -> int:
-    """A whole number of at least one, for argparse."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return number
 
 
 def _scenes(args: argparse.Namespace) -> int:

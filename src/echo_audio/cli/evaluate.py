@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
-from echo_audio.errors import ConfigError, DataError
+from echo_audio.cli.session import Listener, Manner, loading
+from echo_audio.errors import DataError
 from echo_audio.models.folders import TINY
 from echo_audio.transcript import Mode, Played
 
 if TYPE_CHECKING:
     from echo_audio.evaluation.base import Sample
+    from echo_audio.evaluation.scenes import SceneItems
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,17 +32,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="echo-audio eval", description="Score a model; compare runs.")
+    parser = Parser(prog="echo-audio eval", description="Score a model; compare runs.")
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
     scenes = verbs.add_parser("scenes", help="our scenes with exactly known times: the published test split")
-    scenes.add_argument("--n", type=int, default=1000, help="questions (default 1000, the published split)")
+    scenes.add_argument("--n", type=whole(1), default=1000, help="questions (default 1000, the published split)")
     scenes.add_argument("--model", default=TINY, help="a folder, a hub id, or tiny")
     scenes.add_argument("--mode", choices=[str(m) for m in Mode], default=str(Mode.INTERLEAVED))
     scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="recorded clips: asks about those")
     scenes.add_argument("--played", choices=[str(p) for p in Played], action="append", help="only these ways of playing segments")
     scenes.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     scenes.add_argument("--out", type=Path, metavar="DIR", help="keep every transcript there; a run begun before is continued")
-    scenes.add_argument("--in-flight", type=int, default=32, help="transcripts at once (default 32)")
+    scenes.add_argument("--in-flight", type=whole(1), default=32, help="transcripts at once (default 32)")
     scenes.add_argument("--device", help="cpu or cuda; a GPU where there is one")
     scenes.set_defaults(run=_scenes)
     compare = verbs.add_parser("compare", help="two runs on the same questions, with a paired test")
@@ -52,38 +55,52 @@ def _parser() -> argparse.ArgumentParser:
 
 def _scenes(args: argparse.Namespace) -> int:
     from echo_audio.data.stock import make_stock
-    from echo_audio.engines.local import LocalEngine
-    from echo_audio.evaluation.run import How, evaluate
     from echo_audio.evaluation.scenes import SceneItems, summary
 
-    if args.n < 1:
-        raise ConfigError("--n must be at least 1")
-    engine = LocalEngine.load(args.model, device=args.device, max_rows=args.in_flight)
     items = SceneItems(make_stock(args.bank), args.n, recorded_only=bool(args.bank))
+    about = {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model), "banks": [b.name for b in args.bank]}
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-    runs: dict[Played, list[Sample]] = {}
-    for played in _passes(args):
-        how = How(Mode(args.mode), played)
-        out = args.out / f"{played}.jsonl" if args.out is not None else None
-        again = "Start the same command again and it goes on." if out else "Give --out DIR to be able to go on."
-        try:
-            with progress(str(played), args.n) as (step, _):
-                run = evaluate(
-                    items, engine, engine.thinker.family, how,
-                    out=out, in_flight=args.in_flight, on_sample=lambda _, step=step: step(1),
-                )  # fmt: skip
-                runs[played] = asyncio.run(run)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(again) from None
-    engine.close()
+        _same_run(args.out, about)
+    with loading(Manner(model=args.model, device=args.device, mode=Mode(args.mode))) as listener:
+        runs = {played: _pass(args, items, listener, played) for played in _passes(args)}
     truth = runs.pop(Played.CROP, [])
-    scores = summary(truth, {str(played): samples for played, samples in runs.items()})
-    scores |= {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model)}
+    scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about
     if args.json is not None:
         args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     _show(scores)
     return 0
+
+
+def _pass(args: argparse.Namespace, items: SceneItems, listener: Listener, played: Played) -> list[Sample]:
+    """All questions once, with one way of playing segments."""
+    from echo_audio.evaluation.run import How, evaluate
+
+    out = args.out / f"{played}.jsonl" if args.out is not None else None
+    again = "Start the same command again and it goes on." if out else "Give --out DIR to be able to go on."
+    how = How(Mode(args.mode), played)
+    try:
+        with progress(str(played), args.n) as (step, _):
+            run = evaluate(
+                items, listener.engine, listener.family, how,
+                out=out, in_flight=args.in_flight, on_sample=lambda _: step(1),
+            )  # fmt: skip
+            return asyncio.run(run)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(again) from None
+
+
+def _same_run(out: Path, about: dict[str, Any]) -> None:
+    """Write beside the samples what was asked of whom; refuse to mix two runs.
+
+    Raises:
+        DataError: the folder holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "run.json"
+    text = json.dumps(about, indent=1) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{out} holds a run with other settings (see {path}); give another --out, or delete that folder")
+    path.write_text(text, encoding="utf-8")
 
 
 def _passes(args: argparse.Namespace) -> list[Played]:

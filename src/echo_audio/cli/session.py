@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 from echo_audio.audio import Recording, load
 from echo_audio.cli.arguments import nearest, number, one_of, whole
 from echo_audio.cli.console import console, readable, shown
-from echo_audio.encoding import Family, TranscriptEncoder
+from echo_audio.encoding import PromptingFamily, TranscriptEncoder
 from echo_audio.errors import ConfigError, DataError, ModelError
 from echo_audio.listen import Engine, Event, Limits, Sampling, listen, stream
 from echo_audio.models import folders
@@ -27,14 +27,6 @@ class ClosingEngine(Engine, Protocol):
 
     def close(self) -> None:
         """Let go of it."""
-        ...
-
-
-class PromptingFamily(Family, Protocol):
-    """Token rules, and the family's prompt."""
-
-    def prompt(self, question: Question, mode: Mode) -> str:
-        """The user's text."""
         ...
 
 
@@ -181,7 +173,7 @@ def loading(manner: Manner) -> Iterator[Listener]:
     if manner.model == TINY and not has_tiny():
         raise ModelError(
             "this checkout has no shipped model (src/echo_audio/models/tiny); give another with --model, or train it: "
-            "echo-audio sft configs/tiny-base.toml, then configs/tiny-interleaved.toml"
+            "echo-audio sft configs/tiny-base.toml, then configs/tiny.toml"
         )
     with console(to_stderr=True).status(f"loading {shown(manner.model)} ..."):
         engine, family = load_engine(manner)

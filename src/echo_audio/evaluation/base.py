@@ -20,12 +20,12 @@ class Item:
     Args:
         row: question, choices, truth, known events.
         recording: what it is about.
-        other: another recording, for swapped listening.
+        other: another recording, where swapped listening wants one.
     """
 
     row: Row
     recording: Recording
-    other: Recording
+    other: Recording | None = None
 
 
 class Items(Protocol):
@@ -35,8 +35,8 @@ class Items(Protocol):
         """Number of questions."""
         ...
 
-    def item(self, index: int) -> Item:
-        """Question `index`."""
+    def item(self, index: int, with_other: bool = False) -> Item:
+        """Question `index`, with another recording if that is wanted."""
         ...
 
 

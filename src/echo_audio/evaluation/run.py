@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from echo_audio.data.transcripts import question_of
-from echo_audio.encoding import TranscriptEncoder
+from echo_audio.encoding import PromptingFamily, TranscriptEncoder
 from echo_audio.errors import EngineError
 from echo_audio.evaluation.base import Item, Items, Sample, evidence_iou
 from echo_audio.listen import Engine, Limits, Sampling, listen
-from echo_audio.models.qwen2_5_omni import Qwen25Omni
 from echo_audio.scoring.answers import strict_score
 from echo_audio.transcript import Mode, Played, Stop, Transcript
 
@@ -38,7 +37,7 @@ class How:
 async def evaluate(
     items: Items,
     engine: Engine,
-    family: Qwen25Omni,
+    family: PromptingFamily,
     how: How,
     *,
     out: Path | None = None,
@@ -67,7 +66,7 @@ async def evaluate(
     async def one(index: int) -> None:
         nonlocal errors
         async with gate:
-            item = items.item(index)
+            item = items.item(index, with_other=how.played is Played.SWAPPED)
             if item.row.id in done:
                 samples[index] = done[item.row.id]
                 return
@@ -91,7 +90,7 @@ async def evaluate(
     return [samples[index] for index in range(len(items))]
 
 
-async def ask(item: Item, engine: Engine, family: Qwen25Omni, how: How) -> Transcript:
+async def ask(item: Item, engine: Engine, family: PromptingFamily, how: How) -> Transcript:
     """One transcript."""
     question = question_of(item.row)
     opened = Transcript.open(question, family.prompt(question, how.mode), how.mode, played=how.played)

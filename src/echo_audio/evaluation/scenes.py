@@ -59,11 +59,11 @@ class SceneItems:
         """Number of questions."""
         return self.n
 
-    def item(self, index: int) -> Item:
+    def item(self, index: int, with_other: bool = False) -> Item:
         """Question `index`; the other recording is the next question's."""
         row, scene = self.row(self.indices[index])
         recording = render(scene, self.stock)
-        other = render(self.row(self.indices[(index + 1) % self.n])[1], self.stock)
+        other = render(self.row(self.indices[(index + 1) % self.n])[1], self.stock) if with_other else None
         return Item(with_audio(row, recording.id), recording, other)
 
     def kinds(self) -> dict[str, int]:
@@ -136,5 +136,3 @@ def _group(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str,
 def _bucket(sample: Sample) -> str:
     low, high = next((a, b) for a, b in LENGTHS_S if a <= sample.duration_s < b)
     return f"{low:02.0f}-{high:02.0f} s"
-
-
