@@ -54,8 +54,8 @@ def turns(items: Few, wrong: int | None = None) -> list[str]:
     return out
 
 
-def run(items: Few, script: list, how: How = How(), **options) -> list[Sample]:
-    return asyncio.run(evaluate(items, ScriptedEngine(script), Family(), how, in_flight=1, **options))
+def run(items: Few, script: list, how: How | None = None, **options) -> list[Sample]:
+    return asyncio.run(evaluate(items, ScriptedEngine(script), Family(), how or How(), in_flight=1, **options))
 
 
 def test_every_question_is_asked_and_judged() -> None:

@@ -131,6 +131,7 @@ def test_a_run_learns_and_leaves_a_model_folder(settings):
     assert lines[-1]["token_loss"] < lines[0]["token_loss"] - 0.1
     assert {"padding_share", "tokens_per_s", "grad_norm", "answer_accuracy"} <= lines[-1].keys()
     assert Thinker.load(folder).family.end_of_turn
+    assert "<svg" in (Path(settings.out) / "curves.svg").read_text()
     assert SftSettings.parse((Path(settings.out) / "config.toml").read_text()).data == settings.data
 
 

@@ -14,7 +14,7 @@ from echo_audio.data.questions import KINDS
 from echo_audio.data.rows import Row
 from echo_audio.data.scene import Event, Scene
 from echo_audio.data.sounds import pulse_times_s
-from echo_audio.data.wording import bare
+from echo_audio.data.wording import bare, the
 
 Marks = dict[str, list[Hashable]]
 """By name: one mark for each choice."""
@@ -58,8 +58,13 @@ def event_of(row: Row, scene: Scene, choice: int) -> Event | None:
 
 def asked_about(row: Row, scene: Scene) -> list[Event]:
     """Events that the question names, by start; those that are answers are left out: to know them is to have found them."""
-    spans = {(event.label, event.start_s): event for event in scene.events}
-    named = [spans[e.label, e.start_s] for e in row.evidence if bare(e.label) not in row.choices]
+    cited = {(e.label, e.start_s) for e in row.evidence if bare(e.label) not in row.choices}
+    if "count" in KINDS[row.kind].asked:
+        named = [event for event in scene.events if (event.label, event.start_s) in cited]
+    else:  # a reasoning stops citing where it finds the answer, so what it cites of several like sounds would tell it
+        labels = {label for label, _ in cited}
+        pauses = [choice for choice in row.choices if choice.startswith("between ")]
+        named = [e for e in scene.events if e.label in labels or any(the(e.label) in choice for choice in pauses)]
     return sorted(named, key=lambda e: e.start_s)
 
 

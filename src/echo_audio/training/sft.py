@@ -1,6 +1,6 @@
 """Stage 1: supervised fine-tuning on written transcripts, on transformers' Trainer.
 
-A run folder holds config.toml, metrics.jsonl, checkpoints/ and, at the end, model/: a folder that transformers, vLLM
+A run folder holds config.toml, metrics.jsonl, checkpoints/ and, at the end, curves.svg and model/: a folder that transformers
 and every verb of Echo load. A run that was killed goes on from its last checkpoint when it is started again.
 """
 
@@ -29,7 +29,7 @@ from echo_audio.data.stock import make_stock
 from echo_audio.errors import TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
-from echo_audio.training import adapters
+from echo_audio.training import adapters, curves
 from echo_audio.training.batch import decisive_words
 from echo_audio.training.marks import Columns
 from echo_audio.training.mixing import Mixer, SoundTable
@@ -339,9 +339,10 @@ class Progress(TrainerCallback):
             )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the tracker, leave the signals as they were."""
+        """Close the tracker, draw the curves, leave the signals as they were."""
         self._restore()
         self.tracker.finish()
+        curves.draw(self.metrics, self.metrics.with_name("curves.svg"))
 
 
 def summarise(totals: dict[str, float], elapsed_s: float) -> dict[str, float]:
