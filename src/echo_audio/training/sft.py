@@ -210,7 +210,9 @@ class SftTrainer(Trainer):
             share = max((step - warmup) / max(1, num_training_steps - warmup), self.progress.share_of_time())
             return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = LambdaLR(optimizer, factor)
         return self.lr_scheduler
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
