@@ -31,7 +31,7 @@ class Row(BaseModel):
         reasoning: what stands between <think> and </think>, with <seg>s, e</seg> tags; None for a row without.
             Removing every " <seg>...</seg>" leaves good English: that is the `conditioned` form.
         events: all labelled events of the recording, by start.
-        evidence: the events that the answer rests on, those that the reasoning cites.
+        evidence: the events (or pauses) that the answer rests on, those that the reasoning cites.
         provenance: source, seed, scene description, licences: whatever makes the row again.
     """
 

@@ -83,9 +83,14 @@ def loudness_text(level_db: float) -> str:
     return f"loudness {loudness_level(level_db)} of {N_LOUDNESS_LEVELS}"
 
 
+def pitch_step(semitones: int) -> int:
+    """The pitch in semitone steps, 1 (lowest) to 13 (highest)."""
+    return semitones + 7
+
+
 def pitch_text(semitones: int) -> str:
-    """The pitch as it is named in a reasoning: 1 (lowest) to 13 (highest)."""
-    return f"pitch {semitones + 7} of {N_PITCHES}"
+    """The pitch as it is named in a reasoning."""
+    return f"pitch {pitch_step(semitones)} of {N_PITCHES}"
 
 
 def event_names(events: Sequence[Event]) -> dict[int, str]:
@@ -143,14 +148,9 @@ HEARD = (
     "the sound is {length}, {the} as I thought",
 )
 
-VERDICTS = (
-    "{h}, against {r}: {w}",
-    "{h}; next to {r} that is {w}",
-    "{h}, which beside {r} is {w}",
-    "{h} where I had {r}: {w}",
-    "{h}; compared with {r} it is {w}",
-)
-"""What is heard, set against what was heard before, and what comes of it: the judgement stands beside both values."""
+VERDICTS = ("{h}, against {r}: {w}", "{h}, beside {r}: {w}")
+"""What is heard, set against what was heard before, and what comes of it. The judgement stands right behind both values,
+always at the same distance: with five wordings of it a small model never learned to compare (docs/log.md)."""
 
 CONCLUSIONS = (
     "So the answer is {a}.",

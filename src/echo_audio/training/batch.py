@@ -82,22 +82,23 @@ def example_of(
     *,
     answer_weight: float = 1.0,
     segment_weight: float = 1.0,
-    decisive: re.Pattern[bytes] | None = None,
-    decisive_weight: float = 1.0,
+    words: Sequence[tuple[re.Pattern[bytes], float]] = (),
     audio: Mixed | None = None,
     marks: Sequence[tuple[int, int, int, int]] = (),
 ) -> Example:
     """An example from an encoded transcript; tokens of answer, times and deciding words may weigh more than the others.
 
     Args:
-        decisive: finds the words that decide in the text; everything else is a matter of wording.
+        words: what finds words that weigh more, and how much; the later ones win, and answer and times win over them.
         audio: of its clips, where the transcript was encoded without any.
     """
     ids = np.array(encoded.ids, np.int64)
     sampled = np.array(encoded.sampled, bool)
-    answers, times, words = _found(encoded, token_bytes, (_ANSWER, _TIMES, *([decisive] if decisive else [])))
-    weights = np.where(words, decisive_weight, 1.0)
-    weights = np.where(answers, answer_weight, np.where(times, segment_weight, weights))
+    weighed = (*words, (_TIMES, segment_weight), (_ANSWER, answer_weight))
+    weights = np.ones(len(ids))
+    answers = np.zeros(len(ids), bool)
+    for answers, (_, weight) in zip(_found(encoded, token_bytes, [pattern for pattern, _ in weighed]), weighed, strict=True):
+        weights[answers] = weight
     return Example(
         ids=ids,
         sampled=sampled,
@@ -117,17 +118,14 @@ _TIMES = re.compile(re.escape(tags.SEG_OPEN.encode()) + b"(.*?)" + re.escape(tag
 def _found(
     encoded: Encoded, token_bytes: Sequence[bytes], patterns: Sequence[re.Pattern[bytes]]
 ) -> list[NDArray[np.bool_]]:
-    """For each pattern the sampled tokens that lie inside its first group, wherever it is found in what was sampled.
-
-    Three arrays at least; those without a pattern are False.
-    """
+    """For each pattern the sampled tokens that lie inside its first group, wherever it is found in what was sampled."""
     where = np.flatnonzero(encoded.sampled)
     pieces = [token_bytes[encoded.ids[i]] for i in where]
     text = b"".join(pieces)
     ends = np.cumsum([len(piece) for piece in pieces])
     begins = ends - [len(piece) for piece in pieces]
-    found = [np.zeros(len(encoded.ids), bool) for _ in range(max(3, len(patterns)))]
-    for marked, pattern in zip(found, patterns, strict=False):
+    found = [np.zeros(len(encoded.ids), bool) for _ in patterns]
+    for marked, pattern in zip(found, patterns, strict=True):
         for match in pattern.finditer(text):
             first, last = np.searchsorted(ends, match.start(1), "right"), np.searchsorted(begins, match.end(1), "left")
             inside = slice(first, last)
@@ -141,6 +139,9 @@ def decisive_words(labels: Sequence[str]) -> re.Pattern[bytes]:
     longest_first = sorted(words, key=len, reverse=True)
     return re.compile(rf"((?: |(?<![a-z]))(?:{'|'.join(map(re.escape, longest_first))}|\d))(?![a-z])".encode())
 
+
+VERDICT_WORDS = re.compile(rb", (?:against|beside) [^:]{1,12}:((?: [a-z]+)+)")
+"""Finds the judgement behind two values (`wording.VERDICTS`): few of a reasoning's words, and the hardest to learn."""
 
 _QUALITIES = (
     "steady", "speeding up", "slowing down", "shorter", "longer", "equal", "evenly", "faster", "slower", "closest",

@@ -82,6 +82,7 @@ class TrainSettings(Settings):
         answer_weight: weight of the answer's tokens in the loss, against 1 for all others.
         segment_weight: weight of the times in segment tags.
         decisive_weight: weight of names, numbers and qualities in a reasoning: they decide, the rest is wording.
+        verdict_weight: weight of the judgement on two values that were heard; 0 for `decisive_weight`.
         auxiliary_weight: of the losses on known events (see `SftModel`); 0 leaves them out.
         gradient_checkpointing: recompute activations to save memory.
         compile: compile the layers with torch.compile; pays on a GPU after a minute.
@@ -103,6 +104,7 @@ class TrainSettings(Settings):
     answer_weight: float = Field(default=1.0, gt=0)
     segment_weight: float = Field(default=1.0, gt=0)
     decisive_weight: float = Field(default=1.0, gt=0)
+    verdict_weight: float = Field(default=0.0, ge=0)
     auxiliary_weight: float = Field(default=0.0, ge=0)
     bf16: bool = False
     gradient_checkpointing: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import signal
 import threading
 import time
@@ -30,7 +31,7 @@ from echo_audio.errors import TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
 from echo_audio.training import adapters, curves
-from echo_audio.training.batch import decisive_words
+from echo_audio.training.batch import VERDICT_WORDS, decisive_words
 from echo_audio.training.marks import Columns
 from echo_audio.training.mixing import Mixer, SoundTable
 from echo_audio.training.model import SftModel
@@ -99,9 +100,14 @@ def make_rows(
     settings: SftSettings, thinker: Thinker, stock: Stock, table: SoundTable | None = None, columns: Columns | None = None
 ) -> SceneRows | StoreRows:
     """The rows that the settings name."""
-    decisive = decisive_words(stock.labels) if settings.train.decisive_weight != 1.0 else None
-    form = Form(thinker.family, settings.data, settings.train, decisive)
+    form = Form(thinker.family, settings.data, settings.train, _weighed_words(settings, stock))
     return StoreRows(form) if settings.data.store else SceneRows(form, stock, table, columns)
+
+
+def _weighed_words(settings: SftSettings, stock: Stock) -> tuple[tuple[re.Pattern[bytes], float], ...]:
+    decisive, verdict = settings.train.decisive_weight, settings.train.verdict_weight
+    words = ((decisive_words(stock.labels), decisive),) if decisive != 1.0 else ()
+    return (*words, (VERDICT_WORDS, verdict)) if verdict else words
 
 
 def _table(settings: SftSettings, stock: Stock) -> SoundTable | None:

@@ -39,13 +39,13 @@ class Form:
     Args:
         family: token rules of the model.
         data, train: the settings of the run.
-        decisive: finds words that weigh `train.decisive_weight`.
+        words: what finds words that weigh more than others, and how much.
     """
 
     family: Qwen25Omni
     data: DataSettings
     train: TrainSettings
-    decisive: re.Pattern[bytes] | None = None
+    words: tuple[tuple[re.Pattern[bytes], float], ...] = ()
 
     def mode(self, index: int, row: Row) -> Mode:
         """The form of this row, drawn by its index. Rows that teach perception hear the recording once."""
@@ -67,8 +67,7 @@ class Form:
             self.family.token_bytes,
             answer_weight=self.train.answer_weight,
             segment_weight=self.train.segment_weight,
-            decisive=self.decisive,
-            decisive_weight=self.train.decisive_weight,
+            words=self.words,
             audio=audio,
             marks=marks,
         )

@@ -78,7 +78,8 @@ class Asked:
     """A drawn question with its scene.
 
     Args:
-        evidence: the event of each cited segment, in the order in which the reasoning cites them.
+        evidence: the event of each cited segment, in the order in which the reasoning cites them; a pause that is
+            listened to counts as one, of a sound called silence.
         background_db: level of the background, None for the usual one.
     """
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 from echo_audio.data.questions.base import SAME_LABEL_GAP, Asked, Canvas, Kind, told
 from echo_audio.data.scene import Event, Sound
-from echo_audio.data.wording import NUMBERS, ORDINALS, capital, listed, tag, the
+from echo_audio.data.wording import NUMBERS, tag, the
 
 COUNT = (
     "How many times is {x} heard?",
@@ -27,62 +25,23 @@ COUNT_BETWEEN = (
     "From {y} to {z}, what is the number of times {x} is heard?",
 )
 
-_ITEM_FIRST = (
-    "The first one is here{s}; {h}.",
-    "I find it first{s}, and {h}.",
-    "One{s}: {h}.",
-    "It starts with one{s}, and {h}.",
-    "Here is the first{s}. {H}.",
-    "Number one{s}; {h}.",
-)
-_ITEM = (
-    "The {o} one follows{s}.",
-    "Then the {o}{s}, the same again.",
-    "That makes {k} with this one{s}.",
-    "There it is again{s}, number {k}.",
-    "Another one{s}: now {k}.",
-    "I count {k} at this point{s}.",
-    "{K} by now{s}.",
-)
-_PASSED = (
-    "There is {l}, which I pass over.",
-    "{L} I leave out.",
-    "I hear {l}, not what I count.",
-    "Next {l}, nothing to count.",
-    "I skip {l}.",
-)
+_ITEM = ("Next {x}{s}: {k}.", "Next {x}{s}, and that makes {k}.")
+_PASSED = ("Next {x}, not counted.", "Next {x}: no.")
+"""Every event is said to be next, so that what is written then is its name, which the recording decides."""
+
 _WINDOWS = ((2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5))
 """Lowest and highest number offered, drawn before the one that is right. A count of one is rare: it is heard first and
 last at one time, which says that it is one."""
 
 _TOTAL = (
-    "After that it is not heard again, so {k} in all.",
     "There are no more, so the count is {k}.",
-    "That is {k} in all.",
-    "The rest is other sounds. The count stays at {k}.",
+    "That is all: {k}.",
     "My count ends at {k}.",
-    "Altogether {k}.",
-    "So the number is {k}.",
 )
 
 
-_FROM = (
-    "It starts after {y}{s}; {h}.",
-    "One border is {y}{s}, and {h}.",
-    "I begin at {y}{s}: {h}.",
-    "First I find {y}{s}, and {h}.",
-)
-_TO = (
-    "It stops at {z}{s}; {h}.",
-    "The other border is {z}{s}, and {h}.",
-    "I end at {z}{s}: {h}.",
-    "The stretch ends with {z}{s}, and {h}.",
-)
-_NONE = (
-    "Between them {x} is not heard at all.",
-    "In that stretch there is no sign of {x}.",
-    "I do not hear {x} in there.",
-)
+_FROM = ("It starts after {y}{s}.", "I begin at {y}{s}.")
+_TO = ("Next {z}{s}, where it ends.", "Next {z}{s}: the other border.")
 _BETWEEN_GOALS = (
     "count {x} between {y} and {z}",
     "count {x} in the stretch from {y} to {z}",
@@ -100,22 +59,13 @@ def _walk(c: Canvas, x: str, events: list[Event]) -> list[str]:
     """Through the events in order: those of the label are cited and counted, the others named and passed over."""
     body: list[str] = []
     count = 0
-    for same, group in itertools.groupby(events, lambda event: event.label == x):
-        if not same:
-            names = listed([the(event.label) for event in group])
-            body.append(c.say(_PASSED, l=names, L=capital(names)))
-            continue
-        for event in group:
-            body.append(_item(c, event, count))
+    for event in events:
+        if event.label == x:
             count += 1
+            body.append(c.say(_ITEM, x=the(x), s=tag(event), k=NUMBERS[count]))
+        else:
+            body.append(c.say(_PASSED, x=the(event.label)))
     return body
-
-
-def _item(c: Canvas, event: Event, before: int) -> str:
-    if not before:
-        return c.look(event, the(event.label), templates=_ITEM_FIRST)
-    k = NUMBERS[before + 1]
-    return c.say(_ITEM, s=tag(event), o=ORDINALS[before], k=k, K=capital(k))
 
 
 def _count(c: Canvas) -> Asked:
@@ -181,28 +131,11 @@ def _count_between(c: Canvas) -> Asked:
     first, last = (next(e for e in events if e.label == s.label) for s in (y, z))
     hits = [e for e in events if e.label == x.label and first.start_s < e.start_s < last.start_s]
     names = {"x": the(x.label), "y": the(y.label), "z": the(z.label)}
-    borders = [
-        c.say(
-            _FROM,
-            s=tag(first),
-            h=c.heard(first),
-            **names,
-        ),
-        c.say(
-            _TO,
-            s=tag(last),
-            h=c.heard(last),
-            **names,
-        ),
-    ]
     inner = [e for e in events if first.start_s < e.start_s < last.start_s]
-    none = () if hits else (c.say(_NONE, **names),)
-    body = [borders[0], *_walk(c, x.label, inner), *none, borders[1]]
+    walk = _walk(c, x.label, inner)
+    body = [c.say(_FROM, s=tag(first), **names), *walk, c.say(_TO, s=tag(last), **names)]
     goal = c.pick(_BETWEEN_GOALS).format(**names)
-    total = c.say(
-        _INSIDE,
-        k=NUMBERS[answer],
-    )
+    total = c.say(_INSIDE, k=NUMBERS[answer])
     return Asked(
         events=tuple(events),
         question=c.say(COUNT_BETWEEN, **names),

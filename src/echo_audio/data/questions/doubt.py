@@ -66,10 +66,11 @@ _SWAPPED = (
 def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     """The row with one wrong segment put in front of a right one; `provenance["doubt"]` is the index of the wrong tag.
 
-    None where the row has no reasoning with a segment that ends a clause, or the segment drawn is too short to be cut.
+    None where the row has no reasoning with a segment that ends a clause, the segment drawn is too short to be cut, or
+    pauses are listened to: what is said of a wrong segment is said of sounds.
     """
     tags = _tags(row.reasoning or "")
-    if row.reasoning is None or not tags:
+    if row.reasoning is None or not tags or _cites_pauses(row):
         return None
     at, found = tags[int(rng.integers(len(tags)))]
     assert found.times_s is not None
@@ -83,6 +84,11 @@ def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     before = found.begin - 1  # the space in front of the tag
     text = row.reasoning[:before] + first + row.reasoning[before:]
     return row.model_copy(update={"reasoning": text, "provenance": {**row.provenance, "doubt": at, "plain": row.reasoning}})
+
+
+def _cites_pauses(row: Row) -> bool:
+    events = {(event.label, event.start_s) for event in row.events}
+    return any((event.label, event.start_s) not in events for event in row.evidence)
 
 
 def _tags(reasoning: str) -> list[tuple[int, Tag]]:
@@ -153,7 +159,8 @@ def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
 
     None where the answer would then not be known: kinds whose answer is only in the sound, and rows without segments.
     """
-    if row.reasoning is None or KINDS[row.kind].in_sound or KINDS[row.kind].training_only:
+    kind = KINDS[row.kind]
+    if row.reasoning is None or kind.in_sound or kind.training_only or _cites_pauses(row):
         return None
     tags = _tags(row.reasoning)
     if not tags:

@@ -74,7 +74,7 @@ _AGAIN = (
 )
 _LEVEL = ("it has {v}", "I hear {v}", "its level is {v}", "the level there is {v}", "that is {v}")
 _PITCH = ("it has {v}", "I hear {v}", "its tone is at {v}", "the note there is {v}", "that is {v}")
-_TONE = ("it has a {v} tone", "it sounds {v}", "the tone is {v}", "I hear a {v} {b}", "that is a {v} sound")
+_TONE = ("it sounds {v}", "the tone is {v}", "that is {v}")
 _CHANGES = (
     "compare the {w} of both",
     "hear {x} twice",
@@ -84,24 +84,24 @@ _CHANGES = (
 
 
 class _Quality:
-    """One audible quality: how an event gets a value, and how the value is named."""
+    """One audible quality: how the value of an event is named, in full and briefly; clauses that end with the value."""
 
-    def __init__(self, name: Callable[[Event], str], clauses: Sequence[str]) -> None:
-        self.name, self.clauses = name, clauses
+    def __init__(self, name: Callable[[Event], str], brief: Callable[[Event], str], clauses: Sequence[str]) -> None:
+        self.name, self.brief, self.clauses = name, brief, clauses
 
     def look(self, c: Canvas, event: Event, name: str) -> str:
         """Cite the first event and name its value."""
-        return c.look(event, name, c.say(self.clauses, v=self.name(event), b=_bare(event)), wording.LOOKS)
+        return c.look(event, name, c.say(self.clauses, v=self.name(event)), wording.LOOKS)
 
     def judge(self, c: Canvas, event: Event, name: str, reference: Event, verdict: str) -> str:
         """Cite a later event, name its value, and judge it against the reference."""
-        clause = c.say(self.clauses, v=self.name(event), b=_bare(event))
-        return c.look(event, name, c.against(clause, self.name(reference), verdict), _AGAIN)
+        clause = c.say(self.clauses, v=self.name(event))
+        return c.look(event, name, c.against(clause, self.brief(reference), verdict), _AGAIN)
 
 
-_LOUDNESS = _Quality(lambda e: wording.loudness_text(e.level_db), _LEVEL)
-_TIMBRE = _Quality(lambda e: wording.TIMBRES[e.sound.timbre], _TONE)
-_PITCHES = _Quality(lambda e: wording.pitch_text(e.sound.semitones), _PITCH)
+_LOUDNESS = _Quality(lambda e: wording.loudness_text(e.level_db), lambda e: str(wording.loudness_level(e.level_db)), _LEVEL)
+_TIMBRE = _Quality(lambda e: wording.TIMBRES[e.sound.timbre], lambda e: wording.TIMBRES[e.sound.timbre], _TONE)
+_PITCHES = _Quality(lambda e: wording.pitch_text(e.sound.semitones), lambda e: str(wording.pitch_step(e.sound.semitones)), _PITCH)
 
 
 def _bare(event: Event) -> str:

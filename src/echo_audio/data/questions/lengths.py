@@ -55,19 +55,7 @@ _OTHER = (
     "Next comes {n}{s} in my comparison; {h}.",
     "For {n}{s}, I find that {h}.",
 )
-_LEFT = (
-    "{X} ends where the pause begins{s}, and I note its end.",
-    "A pause starts after {x}{s}; {h}.",
-    "I listen to {x}{s}, and then to the silence.",
-    "First the end of {x}{s}: from there it is quiet.",
-)
-_RIGHT = (
-    "it lasts until {y}{s}; from {a} to {b} that is {d}",
-    "then {y} comes in{s}; {a} to {b} makes {d}",
-    "the next is {y}{s}: the pause from {a} to {b} was {d}",
-    "{y} follows{s}, and from {a} to {b} the gap is {d}",
-    "up to {y}{s}, the silence from {a} to {b} takes {d}",
-)
+_PAUSE = ("the silence {a} is here{s}, and it lasts {d}", "{a} it is quiet{s}; that takes {d}")
 
 _LEAST = 3  # tenths by which lengths of sounds differ
 _LEAST_GAP = 4  # and those of pauses
@@ -294,29 +282,20 @@ def _match_gaps(c: Canvas, events: list[Event], pauses: list[int], rank: int) ->
 def _gap_steps(
     c: Canvas, events: list[Event], pauses: list[int], verdicts: list[str]
 ) -> tuple[list[Event], list[str]]:
-    """What is cited and said: the first pause is measured, the others are measured and judged against it.
-
-    A sound that two pauses share is cited once.
-    """
-    evidence: list[Event] = []
-    body: list[str] = []
+    """What is cited and said: the pauses themselves are listened to, and each is judged against the first."""
+    evidence = [_silence(events, place) for place in pauses]
     known = seconds(_pause(events, pauses[0]))
-
-    def cite(event: Event) -> str:
-        cited = event in evidence
-        if not cited:
-            evidence.append(event)
-        return "" if cited else tag(event)
-
-    for place, verdict in zip(pauses, ["", *verdicts], strict=True):
-        left, right = events[place], events[place + 1]
-        x, y = the(left.label), the(right.label)
-        if not evidence or evidence[-1] is not left:
-            body.append(c.say(_LEFT, x=x, X=capital(x), s=cite(left), h=c.heard(left)))
-        span = {"a": f"{left.end_s:.1f}", "b": f"{right.start_s:.1f}", "d": seconds(_pause(events, place))}
-        clause = c.say(_RIGHT, y=y, s=cite(right), **span)
+    body: list[str] = []
+    for place, pause, verdict in zip(pauses, evidence, ["", *verdicts], strict=True):
+        clause = c.say(_PAUSE, a=_between(events, place), s=tag(pause), d=seconds(_pause(events, place)))
         body.append(capital(c.against(clause, known, verdict) if verdict else clause) + ".")
     return evidence, body
+
+
+def _silence(events: list[Event], place: int) -> Event:
+    """The pause after an event as evidence: nothing in it is an event of the scene."""
+    left, right = events[place], events[place + 1]
+    return Event(Sound("silence"), left.end_s, right.start_s, level_db=left.level_db)
 
 
 KINDS = (
