@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,14 +236,16 @@ def test_the_words_that_decide_weigh_more(settings, stock):
         assert not any(re.search(rf"\b{label}\b", weights[1.0]) for label in labels)
 
 
-def test_time_is_a_limit_by_which_the_rate_has_come_down(settings):
-    settings = change(settings, "train", max_seconds=1.5, epochs=4000.0, save_every_s=1e9)
+def test_time_is_a_limit_by_which_the_rate_has_come_down(settings, monkeypatch):
+    clock = itertools.count()  # every look at the clock is a second later, however slow the machine
+    monkeypatch.setattr(sft, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    settings = change(settings, "train", max_seconds=80.0, epochs=4000.0, save_every_s=1e9)
     settings = change(settings, "data", n_rows=8)
     folder = sft.train(settings)
     lines = metrics(settings)
     assert (folder / "model.safetensors").is_file()
     assert lines[-1]["learning_rate"] < 0.2 * settings.train.learning_rate
-    assert lines[-1]["elapsed_s"] < 30
+    assert 1 < lines[-1]["step"] < 80
 
 
 def test_scenes_mixed_from_a_table_teach_the_same(settings, stock, table, monkeypatch):
@@ -298,3 +302,15 @@ def test_a_stop_signal_saves_first(settings, monkeypatch):
     with pytest.raises(TrainingError, match="SIGTERM at step 3"):
         sft.train(settings)
     assert sft.last_checkpoint(Path(settings.out) / "checkpoints").endswith("checkpoint-3")
+
+
+def test_a_run_that_fails_leaves_the_signals_as_they_were(settings, monkeypatch):
+    def fails(self, *args, **kwargs):
+        assert signal.getsignal(signal.SIGTERM) == self.progress._stop
+        raise TrainingError("broken")
+
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(sft.SftTrainer, "training_step", fails)
+    with pytest.raises(TrainingError, match="broken"):
+        sft.train(settings)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before

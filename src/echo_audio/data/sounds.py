@@ -78,12 +78,19 @@ def unit_level(samples: NDArray[np.float32]) -> Samples:
 
 
 class SampleCache:
-    """The latest rendered sounds, bounded by number and bytes; safe to share between threads."""
+    """The latest rendered sounds, bounded by number and bytes; safe to share between threads.
+
+    Sent to another process it arrives empty.
+    """
 
     def __init__(self, max_entries: int = 4_096, max_bytes: int = 512 * 2**20) -> None:
         self._held: OrderedDict[Hashable, Samples] = OrderedDict()
         self._lock = threading.Lock()
         self._max_entries, self._max_bytes, self._bytes = max_entries, max_bytes, 0
+
+    def __reduce__(self) -> tuple[type[SampleCache], tuple[int, int]]:
+        """For pickle."""
+        return SampleCache, (self._max_entries, self._max_bytes)
 
     def get(self, key: Hashable, make: Callable[[], Samples]) -> Samples:
         """The samples held under `key`, made now if there are none."""

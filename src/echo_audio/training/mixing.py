@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,9 @@ class SoundTable:
         part = path.with_suffix(f".{os.getpid()}.part")
         np.memmap(part, np.int16, "w+", shape=(table.n_samples,)).flush()
         entries = list(table._entries.values())
-        fork = multiprocessing.get_context("fork")
-        with fork.Pool(max(1, workers), _open_part, (stock, part, table.n_samples)) as pool:
-            for _ in pool.imap_unordered(_render_entry, entries, chunksize=32):
+        spawn = multiprocessing.get_context("spawn")  # a forked process with threads, as torch has them, may hang
+        with ProcessPoolExecutor(max(1, workers), spawn, _open_part, (stock, part, table.n_samples)) as pool:
+            for _ in pool.map(_render_entry, entries, chunksize=32):
                 pass
         part.replace(path)
         mark.write_text(said, encoding="utf-8")

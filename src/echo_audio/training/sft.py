@@ -78,7 +78,10 @@ def train(settings: SftSettings) -> Path:
         model.compile_layers()
     resume = last_checkpoint(out / "checkpoints")
     trainer = SftTrainer(model, rows, settings, resume)
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    finally:
+        trainer.progress.restore_signals()
     if trainer.progress.stopped_by is not None:
         raise TrainingError(
             f"stopped by {trainer.progress.stopped_by.name} at step {trainer.state.global_step}; a checkpoint was written: "
@@ -292,9 +295,10 @@ class Progress(TrainerCallback):
     def _stop(self, number: int, _frame: object) -> None:
         """Asked to stop: finish the step, save, end. A second Ctrl-C ends at once."""
         self.stopped_by = signal.Signals(number)
-        self._restore()
+        self.restore_signals()
 
-    def _restore(self) -> None:
+    def restore_signals(self) -> None:
+        """Leave the signals as they were, also after a failure: a process forked later would swallow them."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -347,8 +351,7 @@ class Progress(TrainerCallback):
             )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close the tracker, draw the curves, leave the signals as they were."""
-        self._restore()
+        """Close the tracker, draw the curves."""
         self.tracker.finish()
         curves.draw(self.metrics, self.metrics.with_name("curves.svg"))
 
