@@ -236,6 +236,20 @@ def test_the_words_that_decide_weigh_more(settings, stock):
         assert not any(re.search(rf"\b{label}\b", weights[1.0]) for label in labels)
 
 
+def test_verdicts_weigh_what_is_set(settings, stock):
+    settings = change(settings, "data", n_rows=24, modes={"interleaved": 1.0}, kinds={"pitch": 9.0, "count": 9.0})
+    rows = rows_of(change(settings, "train", verdict_weight=7.0), stock)
+    family, said = rows.form.family, set()
+    for index in range(24):
+        (example,) = rows.examples(index)
+        heavy = [family.decode([i]) for i in example.ids[example.sampled & (example.weights == 7.0)]]
+        if rows.draw(index)[0].kind == "count":
+            text = family.decode(example.ids[example.sampled])
+            assert len(re.findall(r"Next the [a-z ]+", text)) <= len(heavy)
+        said.add("".join(heavy))
+    assert any("the same" in words or "different" in words for words in said)
+
+
 def test_time_is_a_limit_by_which_the_rate_has_come_down(settings, monkeypatch):
     clock = itertools.count()  # every look at the clock is a second later, however slow the machine
     monkeypatch.setattr(sft, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))

@@ -37,9 +37,9 @@ class Pick:
 
 PICKS = (
     Pick("what-comes-after", "after", 0, 6.0),
-    Pick("which-is-louder", "loudness", 0, 7.0),
+    Pick("which-is-as-loud", "loudness", 5, 7.0),
     Pick("how-often", "count", 0, 9.0),
-    Pick("same-or-different", "timbre", 0, 8.0),
+    Pick("which-sounds-alike", "timbre", 6, 8.0),
 )
 
 

@@ -142,6 +142,8 @@ def decisive_words(labels: Sequence[str]) -> re.Pattern[bytes]:
 
 VERDICT_WORDS = re.compile(rb", (?:against|beside) [^:]{1,12}:((?: [a-z]+)+)")
 """Finds the judgement behind two values (`wording.VERDICTS`): few of a reasoning's words, and the hardest to learn."""
+COUNTED = re.compile(rb"Next the [a-z ]+?( <seg>|[:,])")
+"""Finds what says whether the event just named is the one that is counted: a segment, or that it is not."""
 
 _QUALITIES = (
     "steady", "speeding up", "slowing down", "shorter", "longer", "equal", "evenly", "faster", "slower", "closest",

@@ -82,7 +82,8 @@ class TrainSettings(Settings):
         answer_weight: weight of the answer's tokens in the loss, against 1 for all others.
         segment_weight: weight of the times in segment tags.
         decisive_weight: weight of names, numbers and qualities in a reasoning: they decide, the rest is wording.
-        verdict_weight: weight of the judgement on two values that were heard; 0 for `decisive_weight`.
+        verdict_weight: weight of the judgement on two values that were heard, and of what says whether an event counts;
+            0 for `decisive_weight`.
         auxiliary_weight: of the losses on known events (see `SftModel`); 0 leaves them out.
         gradient_checkpointing: recompute activations to save memory.
         compile: compile the layers with torch.compile; pays on a GPU after a minute.

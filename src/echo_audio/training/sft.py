@@ -31,7 +31,7 @@ from echo_audio.errors import TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
 from echo_audio.training import adapters, curves
-from echo_audio.training.batch import VERDICT_WORDS, decisive_words
+from echo_audio.training.batch import COUNTED, VERDICT_WORDS, decisive_words
 from echo_audio.training.marks import Columns
 from echo_audio.training.mixing import Mixer, SoundTable
 from echo_audio.training.model import SftModel
@@ -110,7 +110,7 @@ def make_rows(
 def _weighed_words(settings: SftSettings, stock: Stock) -> tuple[tuple[re.Pattern[bytes], float], ...]:
     decisive, verdict = settings.train.decisive_weight, settings.train.verdict_weight
     words = ((decisive_words(stock.labels), decisive),) if decisive != 1.0 else ()
-    return (*words, (VERDICT_WORDS, verdict)) if verdict else words
+    return (*words, (VERDICT_WORDS, verdict), (COUNTED, verdict)) if verdict else words
 
 
 def _table(settings: SftSettings, stock: Stock) -> SoundTable | None:
