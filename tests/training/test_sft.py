@@ -25,6 +25,7 @@ from echo_audio.training.mixing import Mixer
 from echo_audio.training.model import SftModel, _painted
 from echo_audio.training.pools import Batches, plan_pools
 from echo_audio.training.settings import SftSettings
+from echo_audio.transcript import Mode
 
 
 def change(settings: SftSettings, table: str, **values) -> SftSettings:
@@ -234,6 +235,14 @@ def test_the_words_that_decide_weigh_more(settings, stock):
         labels = {event.label for event in rows.draw(index)[0].events if f" {event.label}" in text.split("</think>")[0]}
         assert all(f" {label}" in weights[5.0] for label in labels)
         assert not any(re.search(rf"\b{label}\b", weights[1.0]) for label in labels)
+
+
+def test_a_listing_is_heard_again_as_any_other_row_but_not_as_a_companion(settings, stock):
+    settings = change(settings, "data", modes={"interleaved": 1.0}, kinds={"list": 99.0})
+    for companions, mode in ((False, Mode.INTERLEAVED), (True, Mode.GROUNDED)):
+        rows = rows_of(change(settings, "data", companions=companions), stock)
+        index = next(i for i in range(16) if rows.draw(i)[0].kind == "list")
+        assert rows.form.mode(index, rows.draw(index)[0]) is mode
 
 
 def test_verdicts_weigh_what_is_set(settings, stock):

@@ -48,8 +48,8 @@ class Form:
     words: tuple[tuple[re.Pattern[bytes], float], ...] = ()
 
     def mode(self, index: int, row: Row) -> Mode:
-        """The form of this row, drawn by its index. Rows that teach perception hear the recording once."""
-        if row.kind in _PERCEPTION:
+        """The form of this row, drawn by its index; companions, which teach perception, hear the recording once."""
+        if row.kind in _PERCEPTION and self.data.companions:
             return Mode.GROUNDED
         modes = self.data.modes
         rng = np.random.default_rng([self.data.seed, index, 2])
