@@ -50,7 +50,7 @@ class Advantages:
 def group_advantages(rewards: Tensor, scale: Scale = Scale.DEVIATION, eps: float = EPS) -> Advantages:
     """(r - mean) / (deviation + eps) within each group, or r - mean (paper: the group-normalised advantage).
 
-    The deviation is the sample's, with G - 1 below, as in the code released with the paper.
+    The deviation is the sample's, with G - 1 below, as torch has it by default.
 
     Args:
         rewards: (P, G), finite.
