@@ -69,3 +69,28 @@ def strict_score(response: str, answer: str, choices: Sequence[str]) -> Score:
     if choice is None:
         return Score(Verdict.UNPARSED if choices else Verdict.INCORRECT, given, None)
     return Score(Verdict.CORRECT if choice == answer else Verdict.INCORRECT, given, choice)
+
+
+_WORD = re.compile(r"\w+")
+
+
+def official_words(text: str) -> frozenset[str]:
+    """The words that the official rule compares: runs of Unicode letters, digits and underscores, lower case, as a set."""
+    return frozenset(_WORD.findall(text.lower()))
+
+
+def official_match(prediction: str, answer: str, choices: Sequence[str]) -> bool:
+    """The rule of the MMAU and MMAR scorers, word for word, faults included (benchmarks.md, 1.4).
+
+    Right is a prediction that holds every word of the answer and no word that only a wrong choice has. Order, repeats
+    and other words do not matter, so it calls "2.5" right for "2": publish the strict score beside it.
+
+    Args:
+        prediction: text to be scored; the choice that was read out of a response, not the response.
+        answer: the truth; with an empty one, as in MMAU's test split, the rule means nothing (but is still followed).
+        choices: all texts to choose from; one with the same words as the answer is not a wrong one.
+    """
+    given, wanted = official_words(prediction), official_words(answer)
+    others = (words for choice in choices if (words := official_words(choice)) != wanted)
+    wrong = frozenset[str]().union(*others) - wanted
+    return bool(given) and wanted <= given and not given & wrong
