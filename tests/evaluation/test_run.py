@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,22 @@ def test_an_engine_that_fails_is_counted_and_then_stops_the_run() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         run(items, script, max_errors=1)
     assert caught.group_contains(EngineError, match="2 transcripts failed")
+
+
+def test_what_an_engine_failed_on_is_asked_again(tmp_path: Path) -> None:
+    items, out = Few(), tmp_path / "crop.jsonl"
+    said = turns(items)
+    first = len(tags.split_at_segments(tags.compose(items.rows[0].reasoning or "", "x")))
+    run(items, [EngineError("no memory"), *said[first:]], out=out)
+    samples = run(items, said[:first], out=out)
+    assert [s.correct for s in samples] == [True] * 3 and [read_samples(out)[s.key] for s in samples] == samples
+
+
+def test_a_line_may_hold_what_python_takes_for_the_end_of_one(tmp_path: Path) -> None:
+    items, out = Few(), tmp_path / "crop.jsonl"
+    (sample, *_) = run(items, turns(items))
+    out.write_text(replace(sample, given="a\u2028b\u0085c").to_line() + "\n", encoding="utf-8")
+    assert read_samples(out)[sample.key].given == "a\u2028b\u0085c"
 
 
 def test_a_damaged_line_is_named() -> None:

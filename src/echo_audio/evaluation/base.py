@@ -10,7 +10,7 @@ from echo_audio.audio import Recording, Segment
 from echo_audio.data.rows import Row
 from echo_audio.errors import DataError
 from echo_audio.scoring.answers import Verdict
-from echo_audio.transcript import Transcript
+from echo_audio.transcript import Stop, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,11 @@ class Sample:
     def correct(self) -> bool:
         """Whether the answer is right."""
         return self.verdict is Verdict.CORRECT
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine failed, which says nothing of the model."""
+        return self.transcript.get("stop") == Stop.ENGINE_ERROR.value
 
     def to_line(self) -> str:
         """One line of JSON."""

@@ -48,7 +48,8 @@ async def evaluate(
     """Ask every question that is not answered yet.
 
     Args:
-        out: samples are appended here, flushed one by one; those already there are kept and not asked again.
+        out: samples are appended here, flushed one by one; those already there are kept and not asked again,
+            unless the engine had failed: the newest line of a question counts.
         in_flight: transcripts at once.
         max_errors: engine failures after which the run stops.
         on_sample: told of each new sample.
@@ -59,7 +60,7 @@ async def evaluate(
     Raises:
         EngineError: more than `max_errors` transcripts ended in an engine failure.
     """
-    done = read_samples(out) if out is not None else {}
+    done = {key: s for key, s in read_samples(out).items() if not s.failed} if out is not None else {}
     gate, errors = asyncio.Semaphore(in_flight), 0
     samples: dict[int, Sample] = {}
 
@@ -126,5 +127,5 @@ def read_samples(path: Path) -> dict[str, Sample]:
     whole = raw[: raw.rfind(b"\n") + 1]
     if len(whole) < len(raw):
         path.write_bytes(whole)
-    samples = (Sample.from_line(line) for line in whole.decode("utf-8").splitlines() if line)
+    samples = (Sample.from_line(line) for line in whole.decode("utf-8").split("\n") if line)
     return {sample.key: sample for sample in samples}
