@@ -38,7 +38,7 @@ class Pick:
 PICKS = (
     Pick("what-comes-after", "after", 0, 6.0),
     Pick("which-is-as-loud", "loudness", 5, 7.0),
-    Pick("how-often", "count", 0, 9.0),
+    Pick("which-pitch-again", "pitch", 1, 8.0),
     Pick("which-sounds-alike", "timbre", 6, 8.0),
 )
 
