@@ -37,7 +37,10 @@ def test_the_tree_names_what_is_there():
     assert not [name for name in re.findall(r"^    ([a-z]+)/ ", tree, re.MULTILINE) if not (ROOT / name).is_dir()]
 
 
-@pytest.mark.parametrize("page", ["README.md", "src/echo_audio/models/tiny/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
+PAGES = ["README.md", "src/echo_audio/models/tiny/README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
