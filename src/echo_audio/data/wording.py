@@ -150,7 +150,7 @@ HEARD = (
 
 VERDICTS = ("{h}, against {r}: {w}", "{h}, beside {r}: {w}")
 """What is heard, set against what was heard before, and what comes of it. The judgement stands right behind both values,
-always at the same distance: with five wordings of it a small model never learned to compare (docs/log.md)."""
+always at the same distance: with five wordings of it the small model had not learned to compare (docs/log.md)."""
 
 CONCLUSIONS = (
     "So the answer is {a}.",

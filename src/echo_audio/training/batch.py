@@ -95,15 +95,15 @@ def example_of(
     ids = np.array(encoded.ids, np.int64)
     sampled = np.array(encoded.sampled, bool)
     weighed = (*words, (_TIMES, segment_weight), (_ANSWER, answer_weight))
+    found = _found(encoded, token_bytes, [pattern for pattern, _ in weighed])
     weights = np.ones(len(ids))
-    answers = np.zeros(len(ids), bool)
-    for answers, (_, weight) in zip(_found(encoded, token_bytes, [pattern for pattern, _ in weighed]), weighed, strict=True):
-        weights[answers] = weight
+    for marked, (_, weight) in zip(found, weighed, strict=True):
+        weights[marked] = weight
     return Example(
         ids=ids,
         sampled=sampled,
         weights=weights.astype(np.float32),
-        answers=answers,
+        answers=found[-1],
         positions=tuple(clip.position for clip in encoded.clips),
         n_tokens=tuple(clip.n_tokens for clip in encoded.clips),
         audio=audio or Stored(tuple(_int16(clip.recording.samples) for clip in encoded.clips)),
