@@ -254,7 +254,7 @@ def test_verdicts_weigh_what_is_set(settings, stock):
         heavy = [family.decode([i]) for i in example.ids[example.sampled & (example.weights == 7.0)]]
         if rows.draw(index)[0].kind == "count":
             text = family.decode(example.ids[example.sampled])
-            assert len(re.findall(r"Next the [a-z ]+", text)) <= len(heavy)
+            assert len(re.findall(r"At [0-9.]+ s the [a-z ]+", text)) <= len(heavy)
         said.add("".join(heavy))
     assert any("the same" in words or "different" in words for words in said)
 

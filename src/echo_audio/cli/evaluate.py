@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
     scenes = verbs.add_parser("scenes", help="our scenes with exactly known times: the published test split")
     scenes.add_argument("--n", type=whole(1), default=1000, help="questions (default 1000, the published split)")
+    scenes.add_argument("--seed", type=int, metavar="N", help="draw other questions than the published ones")
     scenes.add_argument("--model", default=TINY, help="a folder, a hub id, or tiny")
     scenes.add_argument("--mode", choices=[str(m) for m in Mode], default=str(Mode.INTERLEAVED))
     scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="recorded clips: asks about those")
@@ -55,9 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _scenes(args: argparse.Namespace) -> int:
     from echo_audio.data.stock import make_stock
-    from echo_audio.evaluation.scenes import SceneItems, summary
+    from echo_audio.evaluation.scenes import TEST_SEED, SceneItems, summary
 
-    items = SceneItems(make_stock(args.bank), args.n, recorded_only=bool(args.bank))
+    seed = TEST_SEED if args.seed is None else args.seed
+    items = SceneItems(make_stock(args.bank), args.n, recorded_only=bool(args.bank), seed=seed)
     about = {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model), "banks": [b.name for b in args.bank]}
     if args.out is not None:
         _same_run(args.out, about)

@@ -20,7 +20,7 @@ from echo_audio.data.scene import Event, Rhythm, Scene, Sound, Source, Split
 from echo_audio.data.sounds import PULSED, TONAL
 from echo_audio.errors import DataError
 
-DRAWS = 3
+DRAWS = 4
 """Raised whenever a seed draws other rows than before. A store is continued by, and compared with, its own draws only."""
 
 SHORTEST_S = 4.0

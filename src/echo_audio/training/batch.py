@@ -142,7 +142,7 @@ def decisive_words(labels: Sequence[str]) -> re.Pattern[bytes]:
 
 VERDICT_WORDS = re.compile(rb", (?:against|beside) [^:]{1,12}:((?: [a-z]+)+)")
 """Finds the judgement behind two values (`wording.VERDICTS`): few of a reasoning's words, and the hardest to learn."""
-COUNTED = re.compile(b"Next the [a-z ]+?( " + re.escape(tags.SEG_OPEN.encode()) + b"|[:,])")
+COUNTED = re.compile(b"At [0-9.]+ s the [a-z ]+?( " + re.escape(tags.SEG_OPEN.encode()) + b"|[:,])")
 """Finds what says whether the event just named is the one that is counted: a segment, or that it is not."""
 
 _QUALITIES = (

@@ -45,6 +45,8 @@ class DataSettings(Settings):
         short_first: so many scenes come first and last `short_s` at most: a new model learns sooner what sounds when.
         doubt: share of rows that cite a wrong span first, say so, and look again.
         spoilt: share of rows in which one segment plays silence or another recording, and the reasoning says so.
+        misheard: share of interleaved rows whose first hearing has other sounds where the reasoning says what it hears only
+            after hearing it again (see `data/misheard.py`).
         companions: whether each scene also gives a row that lists it and a row that finds one of its events.
         sound_table: folder for the sounds rendered beforehand (see `training/mixing.py`), shared by the runs on one
             machine; scenes are then mixed where the model is. Empty renders each scene on the CPU.
@@ -63,6 +65,7 @@ class DataSettings(Settings):
     short_s: float = Field(default=12.0, ge=4.5, le=30.0)
     doubt: float = Field(default=0.0, ge=0.0, le=1.0)
     spoilt: float = Field(default=0.0, ge=0.0, le=1.0)
+    misheard: float = Field(default=0.0, ge=0.0, le=1.0)
     companions: bool = False
     sound_table: str = ""
     table_variants: int = Field(default=4, ge=1, le=32)

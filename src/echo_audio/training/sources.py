@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echo_audio.audio import SAMPLE_RATE, Recording
+from echo_audio.data.misheard import first_hearing
 from echo_audio.data.questions import KINDS
 from echo_audio.data.questions.doubt import with_doubt, with_spoilt_audio
 from echo_audio.data.render import Stock, render
@@ -133,7 +134,11 @@ class SceneRows:
             transcript = self.form.transcript(row.model_copy(update={"audio_id": recording.id}), mode)
             other = render(self._neighbour(index), self.stock) if _swaps(transcript) else None
             encoded = TranscriptEncoder(self.form.family, recording, other).encode(transcript)
-            yield self.form.example(encoded, marks=self._marks(transcript, encoded, scene))
+            first = self._first(index, row, mode, scene)
+            if first is not scene:
+                whole = replace(encoded.clips[0], recording=render(first, self.stock))
+                encoded = replace(encoded, clips=(whole, *encoded.clips[1:]))
+            yield self.form.example(encoded, marks=self._marks(transcript, encoded, scene, first))
 
     def _mixed(self, index: int, rows: list[Row], scene: Scene) -> Iterator[Example]:
         """With scenes to be mixed where the model is; encoding needs only how long everything is."""
@@ -146,21 +151,32 @@ class SceneRows:
             mixes = (mix, mix_of(self._neighbour(index), self.table)) if _swaps(transcript) else (mix,)
             encoded = TranscriptEncoder(self.form.family, blank, blank).encode(transcript)
             cuts = _cuts(transcript, encoded, mixes[-1].n_samples)
-            yield self.form.example(encoded, Mixed(mixes, cuts), self._marks(transcript, encoded, scene))
+            first = self._first(index, row, mode, scene)
+            if first is not scene:
+                cuts = (replace(cuts[0], scene=len(mixes)), *cuts[1:])
+                mixes = (*mixes, mix_of(first, self.table))
+            yield self.form.example(encoded, Mixed(mixes, cuts), self._marks(transcript, encoded, scene, first))
+
+    def _first(self, index: int, row: Row, mode: Mode, scene: Scene) -> Scene:
+        """What the recording holds when it is heard at first: the scene itself, or another where it is misheard."""
+        rng = np.random.default_rng([self.form.data.seed, index, 4])
+        if mode is not Mode.INTERLEAVED or rng.random() >= self.form.data.misheard:
+            return scene
+        return first_hearing(row, scene, self.stock, rng) or scene
 
     def _neighbour(self, index: int) -> Scene:
         """Another scene, to be played where a segment is swapped."""
         return self.draw((index + 1) % len(self))[1]
 
-    def _marks(self, transcript: Transcript, encoded: Encoded, scene: Scene) -> tuple[Mark, ...]:
-        """What sounds in each clip that plays this scene."""
+    def _marks(self, transcript: Transcript, encoded: Encoded, scene: Scene, first: Scene) -> tuple[Mark, ...]:
+        """What sounds in each clip that plays this scene; the first clip is the whole recording as it is heard at first."""
         if self.columns is None:
             return ()
         marks: list[Mark] = []
         for i, (heard, clip) in enumerate(zip(_heard(transcript), encoded.clips, strict=True)):
             if heard.played is Played.CROP:
                 start = round(heard.segment.start_s * SAMPLE_RATE)
-                marks += self.columns.marks(i, start, clip.n_tokens, scene.events)
+                marks += self.columns.marks(i, start, clip.n_tokens, (scene if i else first).events)
         return tuple(marks)
 
 

@@ -16,6 +16,7 @@ from echo_audio.data.rows import KnownEvent, Row
 from echo_audio.data.wording import the
 from echo_audio.tags import Tag, find_tags, format_segment
 
+_CLAUSE_ENDS = frozenset(",.;:")
 _AUDIBLE = 2  # tenths of a second: the loop plays nothing shorter
 
 _AGAIN = (
@@ -66,10 +67,10 @@ _SWAPPED = (
 def with_doubt(row: Row, rng: np.random.Generator) -> Row | None:
     """The row with one wrong segment put in front of a right one; `provenance["doubt"]` is the index of the wrong tag.
 
-    None where the row has no reasoning with a segment that ends a clause, the segment drawn is too short to be cut, or
+    None where the row has no reasoning with a segment, the segment drawn is too short to be cut, or
     pauses are listened to: what is said of a wrong segment is said of sounds.
     """
-    tags = _tags(row.reasoning or "")
+    tags = _tags(row.reasoning or "", _CLAUSE_ENDS | {" "})
     if row.reasoning is None or not tags or _cites_pauses(row):
         return None
     at, found = tags[int(rng.integers(len(tags)))]
@@ -91,9 +92,9 @@ def _cites_pauses(row: Row) -> bool:
     return any((event.label, event.start_s) not in events for event in row.evidence)
 
 
-def _tags(reasoning: str) -> list[tuple[int, Tag]]:
-    """The segments, by index, behind which a remark can be put in: those that end a clause."""
-    return [(i, tag) for i, tag in enumerate(find_tags(reasoning)) if reasoning[tag.end : tag.end + 1] in set(",.;:")]
+def _tags(reasoning: str, followed_by: frozenset[str]) -> list[tuple[int, Tag]]:
+    """The segments, by index, with one of those characters behind them."""
+    return [(i, tag) for i, tag in enumerate(find_tags(reasoning)) if reasoning[tag.end : tag.end + 1] in followed_by]
 
 
 def _wrong(row: Row, start: int, end: int, rng: np.random.Generator) -> tuple[tuple[int, int], str] | None:
@@ -162,7 +163,7 @@ def with_spoilt_audio(row: Row, rng: np.random.Generator) -> Row | None:
     kind = KINDS[row.kind]
     if row.reasoning is None or kind.in_sound or kind.training_only or _cites_pauses(row):
         return None
-    tags = _tags(row.reasoning)
+    tags = _tags(row.reasoning, _CLAUSE_ENDS)
     if not tags:
         return None
     at, found = tags[int(rng.integers(len(tags)))]

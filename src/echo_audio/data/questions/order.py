@@ -54,23 +54,24 @@ LAST = (
     "Which one is heard after all the others?",
 )
 
+# Where the answer is what a segment holds, its name is written after the segment: what is heard again says it.
 _NEXT = (
-    "Right after it comes {n}{s}; {h}.",
-    "The next sound is {n}{s}, and {h}.",
-    "Then follows {n}{s}. {H}.",
-    "What I hear next is {n}{s}: {h}.",
-    "After a pause there is {n}{s}, and {h}.",
-    "Its follower is {n}{s}; {h}.",
-    "Going on from there I reach {n}{s}. {H}.",
+    "Right after it{s} comes {n}; {h}.",
+    "The next sound{s} is {n}, and {h}.",
+    "What follows{s} is {n}. {H}.",
+    "What I hear next{s} is {n}: {h}.",
+    "After a pause{s} there is {n}, and {h}.",
+    "Its follower{s} is {n}; {h}.",
+    "Going on from there{s} I reach {n}. {H}.",
 )
 _PREVIOUS = (
-    "Right before it comes {n}{s}; {h}.",
-    "The sound ahead of it is {n}{s}, and {h}.",
-    "Going back one sound I find {n}{s}. {H}.",
-    "What I hear just before is {n}{s}: {h}.",
-    "Earlier, with only a pause between, there is {n}{s}, and {h}.",
-    "It is led in by {n}{s}; {h}.",
-    "One step back lies {n}{s}. {H}.",
+    "Right before it{s} comes {n}; {h}.",
+    "The sound ahead of it{s} is {n}, and {h}.",
+    "Going back one sound{s} I find {n}. {H}.",
+    "What I hear just before{s} is {n}: {h}.",
+    "Earlier, with only a pause between{s}, there is {n}, and {h}.",
+    "What leads up to it{s} is {n}; {h}.",
+    "One step back{s} lies {n}. {H}.",
 )
 _OTHER = (
     "For comparison I check {n}{s}: it is {rel}.",
@@ -93,7 +94,11 @@ _VERBS_BEFORE = (
     "learn what sounds just before",
     "name what comes right before",
 )
-_GUESS = ("My guess is {n}{s}; {h}.", "I try {n}{s}, and {h}.", "{N} could be it{s}: {h}.")
+_GUESS = (
+    "I try this place first{s}, which holds {n}; {h}.",
+    "My first guess{s} is {n}, and {h}.",
+    "Perhaps it is here{s}: {n}. {H}.",
+)
 _CHECKED = (
     "It stands right {w} {x}{s}, as I can hear.",
     "To be sure I check {x}{s}: nothing lies in between, and {a} is {w} it.",
@@ -111,10 +116,10 @@ _ONE_SIDE = (
 )
 _OTHER_SIDE = ("The other side is {y}{s}; {h}.", "It stops at {y}{s}, and {h}.", "{Y} bounds it{s}: {h}.")
 _MIDDLE = (
-    "In between lies {n}{s}; {h}.",
-    "What remains between them is {n}{s}, and {h}.",
-    "I listen between the two and get {n}{s}. {H}.",
-    "The middle holds {n}{s}: {h}.",
+    "In between{s} lies {n}; {h}.",
+    "What remains between them{s} is {n}, and {h}.",
+    "I listen between the two{s} and get {n}. {H}.",
+    "The middle{s} holds {n}: {h}.",
 )
 _BETWEEN_GOALS = (
     "find what lies between {x} and {y}",
@@ -190,9 +195,9 @@ def _neighbour(c: Canvas, after: bool) -> Asked:
             c.say(
                 _GUESS,
                 n=a,
-                N=capital(a),
                 s=tag(target),
-                h=c.heard(target),
+                h=(heard := c.heard(target)),
+                H=capital(heard),
             ),
             c.say(
                 _CHECKED,

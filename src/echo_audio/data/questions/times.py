@@ -35,11 +35,11 @@ _INSIDE = (
     "it starts before {t} and ends after",
 )
 _COVERS = (
-    "The sound around it is {n}{s}, and {inside}.",
-    "I go to that time and hear {n}{s}; {inside}.",
-    "There I hear {n}{s}: {h}, and {inside}.",
-    "At that point there is {n}{s}. {H}, and {inside}.",
-    "I find {n}{s}, and {h}; {inside}.",
+    "The sound around it{s} is {n}, and {inside}.",
+    "I go to that time{s} and hear {n}; {inside}.",
+    "There{s} I hear {n}: {h}, and {inside}.",
+    "At that point{s} there is {n}. {H}, and {inside}.",
+    "What sounds then{s} is {n}, and {h}; {inside}.",
 )
 _BESIDE = (
     "Beside it {b}{s} is {rel}.",
@@ -59,11 +59,11 @@ _AT_GOALS = (
     "go to {t} and name the sound",
 )
 _MIXED = (
-    "Mixed into it is {n}{s}; {h}.",
-    "At the same time there is {n}{s}, and {h}.",
-    "Under and over it I hear {n}{s}. {H}.",
-    "It shares its time with {n}{s}: {h}.",
-    "Part of it runs along with {n}{s}, and it {which} {x}.",
+    "Mixed into it{s} is {n}; {h}.",
+    "At the same time{s} there is {n}, and {h}.",
+    "Under and over it{s} I hear {n}. {H}.",
+    "What shares its time{s} is {n}: {h}.",
+    "What runs along with it{s} is {n}, and it {which} {x}.",
 )
 _TOGETHER_GOALS = (
     "find what overlaps with {x}",
