@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -337,3 +338,15 @@ def test_a_run_that_fails_leaves_the_signals_as_they_were(settings, monkeypatch)
     with pytest.raises(TrainingError, match="broken"):
         sft.train(settings)
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_misheard_row_plays_another_recording_first_and_its_own_segments(settings, stock):
+    settings = change(settings, "data", n_rows=12, modes={"interleaved": 1.0}, kinds={"pitch": 99.0})
+    plain, misheard = (rows_of(change(settings, "data", misheard=share), stock) for share in (0.0, 1.0))
+    pitches = [index for index in range(12) if plain.draw(index)[0].kind == "pitch"]
+    assert len(pitches) > 3
+    for index in pitches:
+        (a,), (b,) = plain.examples(index), misheard.examples(index)
+        assert np.array_equal(a.ids, b.ids)
+        assert not np.array_equal(a.audio.clips[0], b.audio.clips[0])
+        assert all(np.array_equal(x, y) for x, y in zip(a.audio.clips[1:], b.audio.clips[1:], strict=True))
