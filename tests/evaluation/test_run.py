@@ -43,6 +43,9 @@ class Few:
     def key(self, index: int) -> str:
         return self.rows[index].id
 
+    def groups(self, index: int) -> dict[str, str]:
+        return {}
+
     def item(self, index: int, with_other: bool = False) -> Item:
         self.others.append(with_other)
         recording = render(self.scenes[index], STOCK)

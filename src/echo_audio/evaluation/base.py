@@ -46,6 +46,10 @@ class Items(Protocol):
         """Name of question `index`, without touching its audio."""
         ...
 
+    def groups(self, index: int) -> dict[str, str]:
+        """The benchmark's own groupings -> the group of question `index`."""
+        ...
+
     def item(self, index: int, with_other: bool = False) -> Item:
         """Question `index`, with another recording if that is wanted. Called from another thread.
 

@@ -177,8 +177,7 @@ class _Run:
             swapped = self.how.played is Played.SWAPPED
             item = await loop.run_in_executor(self.pool, self.items.item, index, swapped)
         except (AudioError, DataError, MissingExtraError) as error:
-            for rotation in range(max(1, self.how.rotations)):
-                self._add(_unheard(key, error), index, repeat, rotation)
+            self._add(replace(_unheard(key, error), groups=self.items.groups(index)), index, repeat, 0)
             return
         for rotation in range(self.how.rotations or len(item.row.choices) or 1):
             if (key, repeat, rotation) in self.known:

@@ -63,6 +63,10 @@ class SceneItems:
         """Name of question `index`; nothing is rendered."""
         return self.row(self.indices[index])[0].id
 
+    def groups(self, index: int) -> dict[str, str]:
+        """None but the kind, which each sample has."""
+        return {}
+
     def item(self, index: int, with_other: bool = False) -> Item:
         """Question `index`; the other recording is the next question's."""
         row, scene = self.row(self.indices[index])

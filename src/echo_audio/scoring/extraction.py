@@ -40,8 +40,8 @@ class Step(StrEnum):
 
     @property
     def found(self) -> bool:
-        """Whether an answer was found."""
-        return self not in (Step.UNPARSED, Step.NO_ANSWER)
+        """Whether an answer was found, not guessed."""
+        return self not in (Step.UNPARSED, Step.NO_ANSWER, Step.UPSTREAM_GUESS)
 
 
 @dataclass(frozen=True, slots=True)
