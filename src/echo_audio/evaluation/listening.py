@@ -53,9 +53,9 @@ def listening(samples: Sequence[Sample], right: Mapping[str, bool]) -> dict[str,
     notes = Counter(note["what"] for s in asked for note in s.transcript.get("notes", ()))
     with_seg, without = ([right[s.key] for s in asked if bool(heard[s.key]) is wanted] for wanted in (True, False))
     return {
-        "segments_per_answer": statistics.mean([float(len(heard[s.key])) for s in asked]).to_json(),
-        "seconds_per_answer": statistics.mean([s.heard_s for s in asked]).to_json(),
-        "seconds_per_segment": statistics.mean([g.duration_s for s in some for g in heard[s.key]]).to_json(),
+        "segments_per_answer": _json(statistics.mean([float(len(heard[s.key])) for s in asked])),
+        "seconds_per_answer": _json(statistics.mean([s.heard_s for s in asked])),
+        "seconds_per_segment": _json(statistics.mean([g.duration_s for s in some for g in heard[s.key]])),
         "with_at_least": {str(k): _share([len(heard[s.key]) >= k for s in asked]) for k in (1, 2, 3)},
         "coverage": histogram(coverage(heard[s.key], s.duration_s) for s in some),
         "overlap": histogram(overlap(heard[s.key]) for s in some if len(heard[s.key]) > 1),
@@ -63,9 +63,14 @@ def listening(samples: Sequence[Sample], right: Mapping[str, bool]) -> dict[str,
         "clamped": notes[What.CLAMPED],
         "where": where(some),
         "accuracy_by_segments": {name: statistics.rate(out).to_json() for name, out in sorted(by_number.items())},
-        "accuracy_with": statistics.rate(with_seg).to_json(),
-        "accuracy_without": statistics.rate(without).to_json(),
+        "accuracy_with": _json(statistics.rate(with_seg)),
+        "accuracy_without": _json(statistics.rate(without)),
     }
+
+
+def _json(estimate: statistics.Estimate) -> dict[str, float] | None:
+    """None where there is nothing to estimate from: NaN is not JSON."""
+    return estimate.to_json() if estimate.n else None
 
 
 def _share(outcomes: Sequence[bool]) -> float:

@@ -90,7 +90,9 @@ def _text(value: object) -> str:
     return html.escape(str(value))
 
 
-def _percent(estimate: Mapping[str, float]) -> str:
+def _percent(estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return "none"
     return f"{100 * estimate['value']:.2f} <span class=soft>({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})</span>"
 
 
@@ -165,7 +167,7 @@ def _listening(heard: Mapping[str, Any]) -> str:
         plots.accuracies("by segments heard (official)", by_number),
     ]
     means = ("segments_per_answer", "seconds_per_answer", "seconds_per_segment")
-    rows = [[_text(name.replace("_", " ")), f"{heard[name]['value']:.2f}"] for name in means]
+    rows = [[_text(name.replace("_", " ")), f"{heard[name]['value']:.2f}" if heard[name] else "none"] for name in means]
     rows += [[f"answers with at least {k}", f"{100 * share:.1f} %"] for k, share in heard["with_at_least"].items()]
     rows.append(["right with a segment, %", _percent(heard["accuracy_with"])])
     rows.append(["right without, %", _percent(heard["accuracy_without"])])
