@@ -13,7 +13,7 @@ from echo_audio.evaluation import statistics
 from echo_audio.evaluation.base import Sample, Status
 from echo_audio.evaluation.listening import listening
 from echo_audio.evaluation.run import Extractor, rejudged
-from echo_audio.scoring.answers import Verdict
+from echo_audio.scoring.answers import Verdict, official_match
 from echo_audio.scoring.extraction import Step, extract
 from echo_audio.transcript import Stop, Transcript
 
@@ -138,14 +138,14 @@ def _macros(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, An
 
 
 def chance(samples: Sequence[Sample]) -> dict[str, float]:
-    """What is right without listening: expected of uniform guessing, and of always the first choice."""
-    asked = [(s, tuple(s.transcript["question"]["choices"])) for s in samples if s.transcript and s.answer is not None]
-    if not asked:
+    """What is right without listening: a choice drawn at random, and always the first one by the official rule."""
+    asked = [(s.answer, s.transcript["question"]["choices"]) for s in samples if s.transcript and s.answer is not None]
+    shown = [(answer, choices) for answer, choices in asked if choices]
+    if not shown:
         return {}
-    uniform = [choices.count(s.answer or "") / len(choices) for s, choices in asked if choices]
-    first = [choices[0] == s.answer for s, choices in asked if choices]
-    n = max(1, len(uniform))
-    return {"uniform": round(sum(uniform) / n, 4), "always_first": round(sum(first) / n, 4)}
+    first = sum(official_match(choices[0], answer, choices) for answer, choices in shown)
+    uniform = sum(1 / len(choices) for _, choices in shown)
+    return {"uniform": round(uniform / len(shown), 4), "always_first": round(first / len(shown), 4)}
 
 
 def distribution(samples: Sequence[Sample]) -> dict[str, int]:
