@@ -19,7 +19,7 @@ import soxr  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 
 from echo_audio import formats
-from echo_audio.errors import AudioError, SegmentError
+from echo_audio.errors import AudioError, MissingAudioError, SegmentError
 from echo_audio.formats import Stream
 
 SAMPLE_RATE = 16_000
@@ -167,6 +167,18 @@ def load(
     return Recording(samples)
 
 
+def rate_and_channels(source: Source) -> tuple[int, int]:
+    """Samples a second and number of channels that a file has before it is loaded.
+
+    Raises:
+        AudioError: as `load`, for what can be told from the beginning.
+        MissingExtraError: the format needs the extra `m4a`.
+    """
+    name = _name(source)
+    with _opened(source, name) as file, formats.decoding(file, name) as stream:
+        return stream.rate_hz, stream.n_channels
+
+
 def _mono_16k(stream: Stream, name: str, max_duration_s: float) -> tuple[Samples, int, float]:
     """All samples at 16 kHz, the number of frames decoded for them, and the highest absolute value in any channel."""
     _check_header(stream, name, max_duration_s)
@@ -269,7 +281,7 @@ def _open_path(source: str | Path, name: str) -> BinaryIO:
         if stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode):
             return path.open("rb")
     except FileNotFoundError:
-        raise AudioError(f"{name} does not exist (looked in '{path.absolute().parent}'); check the path") from None
+        raise MissingAudioError(f"{name} does not exist (looked in '{path.absolute().parent}'); check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise AudioError(f"{name} cannot be read: {error}; check the path and its permissions") from None
     if stat.S_ISDIR(status.st_mode):

@@ -2,6 +2,7 @@
 
     EchoError
     ├── AudioError (ValueError)      a recording that cannot be used: missing, empty, corrupt, silent, too long
+    │   └── MissingAudioError        a recording that is not where it should be
     ├── SegmentError (ValueError)    a span that no recording can have: negative, reversed, not a number
     ├── TranscriptError (ValueError) a transcript or its JSON that breaks a law of the transcript
     ├── DataError (ValueError)       a row, a store or a question file that does not hold together
@@ -23,6 +24,10 @@ class EchoError(Exception):
 
 class AudioError(EchoError, ValueError):
     """A recording that cannot be used."""
+
+
+class MissingAudioError(AudioError):
+    """A recording that is not where it should be."""
 
 
 class SegmentError(EchoError, ValueError):

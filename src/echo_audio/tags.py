@@ -128,9 +128,31 @@ def compose(reasoning: str, answer: str) -> str:
 
 def answer_in(text: str) -> str | None:
     """What stands in the last closed <answer> block, stripped; None when there is none."""
-    closed = text.rfind(ANSWER_CLOSE)
-    opened = text.rfind(ANSWER_OPEN, 0, closed) if closed >= 0 else -1
-    return text[opened + len(ANSWER_OPEN) : closed].strip() if opened >= 0 else None
+    opened = text.rfind(ANSWER_OPEN, 0, max(0, text.rfind(ANSWER_CLOSE)))
+    if opened < 0:
+        return None
+    begin = opened + len(ANSWER_OPEN)
+    return text[begin : text.index(ANSWER_CLOSE, begin)].strip()  # up to its own closing tag; a stray one may follow
+
+
+def first_answer_in(text: str) -> str | None:
+    """What stands in the first closed <answer> block, stripped: what the released code reads. None when there is none."""
+    opened = text.find(ANSWER_OPEN)
+    closed = text.find(ANSWER_CLOSE, opened + len(ANSWER_OPEN)) if opened >= 0 else -1
+    return text[opened + len(ANSWER_OPEN) : closed].strip() if closed >= 0 else None
+
+
+def unclosed_answer_in(text: str) -> str | None:
+    """What stands behind an <answer> that was never closed, stripped; None when the last one is closed, or there is none.
+
+    A closing tag that breaks off (`</ans`) is left away.
+    """
+    opened = text.rfind(ANSWER_OPEN)
+    if opened < 0 or ANSWER_CLOSE in text[opened:]:
+        return None
+    rest = text[opened + len(ANSWER_OPEN) :]
+    begun = len(ANSWER_CLOSE) - len(rest_of(ANSWER_CLOSE, rest))
+    return rest[: len(rest) - begun].strip()
 
 
 def thought_in(text: str) -> str | None:

@@ -40,6 +40,12 @@ class Few:
     def __len__(self) -> int:
         return 3
 
+    def key(self, index: int) -> str:
+        return self.rows[index].id
+
+    def groups(self, index: int) -> dict[str, str]:
+        return {}
+
     def item(self, index: int, with_other: bool = False) -> Item:
         self.others.append(with_other)
         recording = render(self.scenes[index], STOCK)
@@ -77,7 +83,7 @@ def test_a_swapped_pass_gets_another_recording() -> None:
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     items, out = Few(), tmp_path / "crop.jsonl"
     first = turns(items)[: len(tags.split_at_segments(tags.compose(items.rows[0].reasoning or "", "x")))]
-    with pytest.raises(ExceptionGroup):  # the script ends after the first question
+    with pytest.raises(EngineError):  # the script ends after the first question
         run(items, first, out=out, max_errors=0)
     assert len(out.read_text().splitlines()) == 1
     with out.open("a") as file:
@@ -92,9 +98,8 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_an_engine_that_fails_is_counted_and_then_stops_the_run() -> None:
     items = Few()
     script: list = [EngineError("no memory"), EngineError("no memory"), *turns(items)[-5:]]
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(EngineError, match="2 questions could not be asked"):
         run(items, script, max_errors=1)
-    assert caught.group_contains(EngineError, match="2 transcripts failed")
 
 
 def test_what_an_engine_failed_on_is_asked_again(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ VERBS = {
     "doctor": ("echo_audio.cli.doctor", "what this machine has, what is missing, and the command that cures it"),
     "data": ("echo_audio.cli.data", "make and check data: scenes with exactly known times"),
     "eval": ("echo_audio.cli.evaluate", "score a model on a published test"),
+    "score": ("echo_audio.cli.score", "score a run again, without a model"),
+    "report": ("echo_audio.cli.report", "a run as a page: tables, pictures, every sample"),
+    "compare": ("echo_audio.cli.compare", "two runs on the same questions, with a paired test"),
     "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
 }
 

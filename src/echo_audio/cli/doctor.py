@@ -28,6 +28,7 @@ _PACKAGES = {
     "numpy": "numpy", "soundfile": "soundfile", "soxr": "soxr", "pydantic": "pydantic", "rich": "rich",
     "tokenizers": "tokenizers", "safetensors": "safetensors", "torch": "torch", "transformers": "transformers",
     "huggingface-hub": "huggingface_hub", "accelerate": "accelerate", "peft": "peft", "pyarrow": "pyarrow",
+    "matplotlib": "matplotlib",
 }  # fmt: skip
 """Packages of the core, and the modules they bring."""
 _EXTRAS = {
@@ -41,6 +42,9 @@ _NEEDS = {
     "demo": _MODEL,
     "data": (*_HEARING, "pyarrow"),
     "eval": (*_MODEL, "pyarrow"),
+    "score": _HEARING,
+    "report": (*_HEARING, "matplotlib"),
+    "compare": _HEARING,
     "sft": (*_MODEL, "pyarrow", "accelerate", "peft"),
 }
 

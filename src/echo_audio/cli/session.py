@@ -349,7 +349,7 @@ def check_choices(choices: tuple[str, ...], answer: str | None, where: str) -> N
     for choice in choices:
         if not choice.strip():
             raise DataError(f"{where}: a choice is empty; write it out or leave it away")
-        if strict_choice(choice, choices) != choice:
+        if choices.count(choice) > 1 or strict_choice(choice, choices) != choice:
             raise DataError(f"{where}: the choice {choice!r} is there twice; make the choices different")
     if choices and answer is not None and answer not in choices:
         raise DataError(f"{where}: the answer {answer!r} is none of the choices")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
+
+import numpy as np
 
 from echo_audio.audio import Recording, Segment
 from echo_audio.data.rows import Row
@@ -21,11 +24,15 @@ class Item:
         row: question, choices, truth, known events.
         recording: what it is about.
         other: another recording, where swapped listening wants one.
+        groups: the benchmark's own groupings -> the question's group.
+        audio: facts about the file: path, rate, channels.
     """
 
     row: Row
     recording: Recording
     other: Recording | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+    audio: dict[str, Any] = field(default_factory=dict)
 
 
 class Items(Protocol):
@@ -35,9 +42,35 @@ class Items(Protocol):
         """Number of questions."""
         ...
 
-    def item(self, index: int, with_other: bool = False) -> Item:
-        """Question `index`, with another recording if that is wanted."""
+    def key(self, index: int) -> str:
+        """Name of question `index`, without touching its audio."""
         ...
+
+    def groups(self, index: int) -> dict[str, str]:
+        """The benchmark's own groupings -> the group of question `index`."""
+        ...
+
+    def item(self, index: int, with_other: bool = False) -> Item:
+        """Question `index`, with another recording if that is wanted. Called from another thread.
+
+        Raises:
+            AudioError: its recording cannot be used.
+        """
+        ...
+
+
+class Status(StrEnum):
+    """What came of asking a question."""
+
+    OK = "ok"
+    MISSING_AUDIO = "missing_audio"
+    BAD_AUDIO = "bad_audio"
+    """There, but of no use: damaged, too long for the model, outside the folder."""
+    ENGINE_ERROR = "engine_error"
+
+
+Ask = tuple[str, int, int]
+"""Key of a question, number of its repeat, turn of its choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +90,23 @@ class Sample:
         heard_s: seconds heard again.
         n_words: words of the reasoning.
         elapsed_s: from the first request to the end, waiting for the batch included.
-        transcript: the whole transcript, as JSON values.
+        transcript: the whole transcript, as JSON values; empty where none was begun.
+        status: what came of it; all but OK count as wrong, and are counted apart.
+        detail: why it failed.
+        official: verdict of the official word rule on the extracted choice; None where the truth is not known.
+        step: the `Step` of the extraction.
+        choice: the extracted choice, verbatim.
+        answer: the truth, None where it is not known.
+        groups: the benchmark's own groupings -> the question's group.
+        index: place in the benchmark.
+        repeat, rotation: of a question asked several times, and with its choices turned by so many places.
+        config: hash of all settings that shape an answer.
+        n_choices: choices, equal ones counted once.
+        n_shown: choices as shown.
+        audio: path, rate_hz and n_channels of the file.
+        wave: loudness of the recording over time, one character a bin (`loudness_of`).
+        began_s: seconds since 1970 at which it was first asked.
+        n_tokens: tokens the model sampled.
     """
 
     key: str
@@ -72,6 +121,28 @@ class Sample:
     n_words: int
     elapsed_s: float
     transcript: dict[str, Any]
+    status: Status = Status.OK
+    detail: str = ""
+    official: bool | None = None
+    step: str = ""
+    choice: str | None = None
+    answer: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+    index: int = -1
+    repeat: int = 0
+    rotation: int = 0
+    config: str = ""
+    n_choices: int = 0
+    n_shown: int = 0
+    audio: dict[str, Any] = field(default_factory=dict)
+    wave: str = ""
+    began_s: float = 0.0
+    n_tokens: int = 0
+
+    @property
+    def ask(self) -> Ask:
+        """What makes two lines the same question, asked the same way."""
+        return (self.key, self.repeat, self.rotation)
 
     @property
     def correct(self) -> bool:
@@ -80,8 +151,8 @@ class Sample:
 
     @property
     def failed(self) -> bool:
-        """Whether the engine failed, which says nothing of the model."""
-        return self.transcript.get("stop") == Stop.ENGINE_ERROR.value
+        """Whether the engine or the audio failed, which says nothing of the model: such a question is asked again."""
+        return self.status is not Status.OK or self.transcript.get("stop") == Stop.ENGINE_ERROR.value
 
     def to_line(self) -> str:
         """One line of JSON."""
@@ -96,7 +167,7 @@ class Sample:
         """
         try:
             values = json.loads(line)
-            return cls(**(values | {"verdict": Verdict(values["verdict"])}))
+            return cls(**(values | {"verdict": Verdict(values["verdict"]), "status": Status(values.get("status", "ok"))}))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"not a line of an evaluation run ({error}); delete the damaged line") from None
 
@@ -108,3 +179,16 @@ def evidence_iou(row: Row, transcript: Transcript) -> float | None:
     cited = transcript.cited
     events = [Segment(e.start_s, e.end_s) for e in row.evidence]
     return sum(max((event.iou(segment) for segment in cited), default=0.0) for event in events) / len(events)
+
+
+LOUDNESS = "0123456789abcdefghijklmnopqrstuvwxyz"
+"""Digits of `loudness_of`, from silence to the loudest bin."""
+
+
+def loudness_of(recording: Recording, n_bins: int = 160) -> str:
+    """Peak level over time, one character of `LOUDNESS` a bin, relative to the loudest: a waveform small enough to keep."""
+    edges = np.linspace(0, recording.n_samples, min(n_bins, recording.n_samples) + 1).astype(int)
+    peaks = np.maximum.reduceat(np.abs(recording.samples), edges[:-1])
+    top = float(peaks.max())
+    scaled = peaks / top * (len(LOUDNESS) - 1) if top > 0 else peaks
+    return "".join(LOUDNESS[round(float(level))] for level in scaled)

@@ -59,6 +59,14 @@ class SceneItems:
         """Number of questions."""
         return self.n
 
+    def key(self, index: int) -> str:
+        """Name of question `index`; nothing is rendered."""
+        return self.row(self.indices[index])[0].id
+
+    def groups(self, index: int) -> dict[str, str]:
+        """None but the kind, which each sample has."""
+        return {}
+
     def item(self, index: int, with_other: bool = False) -> Item:
         """Question `index`; the other recording is the next question's."""
         row, scene = self.row(self.indices[index])
@@ -134,5 +142,7 @@ def _group(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str,
 
 
 def _bucket(sample: Sample) -> str:
-    low, high = next((a, b) for a, b in LENGTHS_S if a <= sample.duration_s < b)
-    return f"{low:02.0f}-{high:02.0f} s"
+    for low, high in LENGTHS_S:
+        if low <= sample.duration_s < high:
+            return f"{low:02.0f}-{high:02.0f} s"
+    return f"under {LENGTHS_S[0][0]:02.0f} s" if sample.duration_s < LENGTHS_S[0][0] else f"{LENGTHS_S[-1][1]:02.0f} s or more"

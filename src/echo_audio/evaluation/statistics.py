@@ -94,3 +94,18 @@ def _mcnemar(b: int, c: int) -> float:
         return 1.0
     logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(min(b, c) + 1)]
     return min(1.0, 2 * sum(math.exp(x) for x in logs))
+
+
+def macro(groups: Sequence[Sequence[bool]], *, seed: int = 0, draws: int = 2000) -> Estimate:
+    """Unweighted mean of the groups' rates, with a percentile bootstrap interval drawn within each group (seeded).
+
+    Empty groups are left out. `n` is the number of items over all groups.
+    """
+    counts = [(sum(group), len(group)) for group in groups if group]
+    if not counts:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rng = np.random.default_rng(seed)
+    means = np.mean([rng.binomial(n, right / n, draws) / n for right, n in counts], axis=0)
+    low, high = np.quantile(means, (0.025, 0.975))
+    value = sum(right / n for right, n in counts) / len(counts)
+    return Estimate(value, float(low), float(high), sum(n for _, n in counts))

@@ -46,29 +46,52 @@ _EDGES = " \t\n.,;:!?\"'`()[]*"
 
 def normalised(text: str) -> str:
     """Text for comparison: Unicode-normalised, lower case, single spaces, no punctuation or article at the edges."""
-    plain = _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip(_EDGES).casefold()
+    plain = _bare(text)
     return plain.removeprefix("the ").removeprefix("a ").removeprefix("an ") or plain
 
 
 def strict_choice(given: str, choices: Sequence[str]) -> str | None:
-    """The one choice that the text is, word for word after normalisation; None for none or several."""
-    exact = [choice for choice in choices if choice.strip() == given.strip()]
-    same = exact or [choice for choice in choices if normalised(choice) == normalised(given)]
+    """The one choice that the text is; None for none or several. Choices that are there twice count once.
+
+    Letter for letter first, then without case and edges, then `normalised`; what is unique at one of these is the choice.
+    An article is not overlooked where it tells choices apart, as the A of "A minor" does beside "B minor".
+    """
+    told_apart = {choice.strip(): choice for choice in reversed(choices)}  # the first of equal ones
+    if given.strip() in told_apart:
+        return told_apart[given.strip()]
+    same = [choice for choice in told_apart.values() if _bare(choice) == _bare(given)]
+    plain = normalised(given)
+    if not same and len(plain) > 1 and not _labels(plain, choices):
+        same = [choice for choice in told_apart.values() if normalised(choice) == plain]
     return same[0] if len(same) == 1 else None
+
+
+def _bare(text: str) -> str:
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip(_EDGES).casefold()
+
+
+def _labels(given: str, choices: Sequence[str]) -> bool:
+    """Whether several choices are this text behind one letter each: then the letter is no article."""
+    firsts = {words[0] for c in choices for words in [_bare(c).split(" ", 1)] if words[1:] == [given]}
+    return len({first for first in firsts if len(first) == 1}) > 1
 
 
 def strict_score(response: str, answer: str, choices: Sequence[str]) -> Score:
     """The strict rule: the text in the answer tags is exactly one choice, and that is the answer.
 
-    Without choices the text must equal the answer.
+    Without choices the text must equal the answer. A closed answer block is asked for.
     """
-    given = tags.answer_in(response)
+    return strict_verdict(tags.answer_in(response), answer, choices)
+
+
+def strict_verdict(given: str | None, answer: str, choices: Sequence[str]) -> Score:
+    """The strict rule for a text that was taken out of its block already; None or nothing is unparsed."""
     if not given:
         return Score(Verdict.UNPARSED, None, None)
     choice = strict_choice(given, choices or (answer,))
     if choice is None:
         return Score(Verdict.UNPARSED if choices else Verdict.INCORRECT, given, None)
-    return Score(Verdict.CORRECT if choice == answer else Verdict.INCORRECT, given, choice)
+    return Score(Verdict.CORRECT if choice.strip() == answer.strip() else Verdict.INCORRECT, given, choice)
 
 
 _WORD = re.compile(r"\w+")

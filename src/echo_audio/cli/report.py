@@ -1,0 +1,41 @@
+"""`echo-audio report`: runs as pages that need nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from echo_audio.cli.arguments import Parser, number
+from echo_audio.cli.console import console
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb."""
+    parser = Parser(prog="echo-audio report", description="Write report.html into the folder of each run.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of --out")
+    parser.add_argument("--beside", type=Path, metavar="RUN", help="another run on the same questions, shown side by side")
+    parser.add_argument("--no-audio", action="store_true", help="leave the recordings out")
+    parser.add_argument("--embed-mb", type=number(0), default=20.0, metavar="MB", help="audio put into the page (default 20)")
+    args = parser.parse_args(arguments)
+    from echo_audio.evaluation.export import write_whole
+    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.report import report
+
+    other = read_run(args.beside) if args.beside is not None else None
+    for folder in args.runs:
+        about, samples = read_run(folder)
+        audio = None if args.no_audio or "data" not in about else Path(about["data"])
+        page = report(about, samples, other, audio_folder=audio, embed_mb=args.embed_mb, speeds=_speeds(folder))
+        write_whole(folder / "report.html", page)
+        console().print(Text(f"{folder / 'report.html'}: {len(samples)} samples, {len(page.encode()) / 1e6:.1f} MB"))
+    return 0
+
+
+def _speeds(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "speed.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]

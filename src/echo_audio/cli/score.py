@@ -1,0 +1,88 @@
+"""`echo-audio score`: score the transcripts of a run again, without a model; and the scores as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from echo_audio.cli.arguments import Parser
+from echo_audio.cli.console import console, shown
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb `score`."""
+    parser = Parser(prog="echo-audio score", description="Score the transcripts of a run again, without a model.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of --out")
+    what = "upstream: as the released code reads, guesses included; to compare with its numbers only"
+    parser.add_argument("--extraction", choices=("strict", "upstream"), default="strict", help=what)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there too")
+    args = parser.parse_args(arguments)
+    from echo_audio.evaluation.export import write_whole
+    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.scores import scored_again, summarise
+    from echo_audio.scoring.extraction import extract, extract_upstream
+
+    about, samples = read_run(args.run)
+    upstream = args.extraction == "upstream"
+    again = scored_again(samples, extract_upstream if upstream else extract)
+    scores = {**about, **summarise(again, about)}
+    if upstream:
+        said = "UPSTREAM EXTRACTION: failures are credited with the first choice; for comparison with the released code only"
+        scores["remarks"] = [said, *scores.get("remarks", ())]
+    text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
+    write_whole(args.run / ("scores-upstream.json" if upstream else "scores.json"), text)
+    if args.json is not None:
+        write_whole(args.json, text)
+    verdicts = [[(s.choice, s.verdict, s.official) for s in some] for some in (samples, again)]
+    changed = sum(before != after for before, after in zip(*verdicts, strict=True))
+    show_scores(scores)
+    console(to_stderr=True).print(Text(f"{changed} of {len(samples)} verdicts differ from those in the run", "dim"))
+    return 0
+
+
+def show_scores(scores: dict[str, Any]) -> None:
+    """The scores as a table."""
+    where = console()
+    title = " ".join(str(scores.get(name, "")) for name in ("title", "version"))
+    where.print(Text(f"{shown(title)}, {scores['n']} questions, {shown(str(scores.get('model', '')))}", "bold"))
+    for remark in scores.get("remarks", ()):
+        where.print(Text(shown(remark), "yellow"))
+    if scores["missing"]:
+        where.print(Text(f"NOT COMPLETE: {scores['missing']} of {scores['n']} questions were not asked", "yellow"))
+    told = ("answered", "unparsed", "missing_audio", "bad_audio", "engine_error", "hit_turn_limit", "hit_token_limit")
+    where.print(Text(", ".join(f"{scores[name]} {name.replace('_', ' ')}" for name in told)))
+    where.print(Text("read by: " + ", ".join(f"{step} {count}" for step, count in scores["steps"].items())))
+    if not scores["scored"]:
+        where.print(Text(scores["why"]))
+        where.print(Text(", ".join(f"{place}: {count}" for place, count in scores["distribution"].items())))
+        return
+    table = Table("", *(f"{rule} %" for rule in ("official", "strict")), "n", title_justify="left")
+    _row(table, "all, by sample (micro)", scores)
+    macro = scores["macro"]
+    _row(table, f"mean of {macro['groups']} by {macro['over']} (macro)", macro)
+    for name, groups in scores["by"].items():
+        if len(groups) <= 12:
+            table.add_row(f"by {name}", "", "", "", style="bold")
+            for group, both in groups.items():
+                _row(table, f"  {shown(group)}", both)
+    where.print(table)
+    chance = scores["chance"]
+    if chance:
+        guess, first = 100 * chance["uniform"], 100 * chance["always_first"]
+        where.print(Text(f"without listening: guessing {guess:.1f} %, always the first {first:.1f} %"))
+    for part in ("repeats", "rotations"):
+        for name, value in scores.get(part, {}).items():
+            where.print(Text(f"{part}, {name.replace('_', ' ')}: {_percent(value) if isinstance(value, dict) else value}"))
+
+
+def _row(table: Table, name: str, both: dict[str, Any]) -> None:
+    table.add_row(name, _percent(both["official"]), _percent(both["strict"]), str(both["official"]["n"]))
+
+
+def _percent(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['value']:.2f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"

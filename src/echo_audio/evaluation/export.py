@@ -1,0 +1,104 @@
+"""Submission files: every record as it was, in its order, with the answer under every name an official script reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from echo_audio.errors import DataError
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record
+from echo_audio.scoring.answers import official_match
+
+KEYS = ("model_output", "model_prediction", "answer_prediction")
+"""MMAU's script reads the first (its README and EvalAI the second), MMAR's the third (before 2026-02-16 the second)."""
+THINKING = "thinking_prediction"
+"""What MMAR-Rubrics reads beside the answer."""
+
+
+def submission(records: Sequence[Record], answers: Mapping[str, str], thoughts: Mapping[str, str]) -> list[Fields]:
+    """The records with their answers, all of them: what was not answered gets an empty text, never a guess.
+
+    Args:
+        answers: key of a record -> the choice that was given, verbatim.
+        thoughts: key of a record -> the reasoning.
+    """
+    out: list[Fields] = []
+    for record in records:
+        answer = answers.get(record.key, "")
+        ours = {**dict.fromkeys(KEYS, answer), THINKING: thoughts.get(record.key, "")}
+        out.append({**{k: v for k, v in record.fields.items() if k not in ours}, **ours})
+    return out
+
+
+def validate(rows: Sequence[Fields], records: Sequence[Record], benchmark: Benchmark) -> None:
+    """Refuse what an official script would misread without saying so.
+
+    Raises:
+        DataError: names what is wrong.
+    """
+    wrong: list[str] = []
+    if len(rows) != len(records):
+        wrong.append(f"{len(rows)} records, where the question file has {len(records)}")
+    for place, (row, record) in enumerate(zip(rows, records, strict=False), 1):
+        if any(row.get(name) != value for name, value in record.fields.items() if name not in (*KEYS, THINKING)):
+            wrong.append(f"record {place} is not the question file's, or not in its place")
+        missing = [name for name in (*KEYS, THINKING, benchmark.prediction_key) if not isinstance(row.get(name, ""), str)]
+        missing += [name for name in (*KEYS, THINKING) if name not in row]
+        if missing:
+            wrong.append(f"record {place} has no text under {missing[0]!r}")
+        if row.get(KEYS[0]) and row[KEYS[0]] not in record.choices:
+            wrong.append(f"record {place}: the answer is none of its choices")
+    if wrong:
+        raise DataError(f"the submission would be misread: {'; '.join(wrong[:5])} ({len(wrong)} problems)")
+
+
+def write_submission(path: Path, rows: Sequence[Fields]) -> None:
+    """Write a JSON list, or JSON lines without blank ones, by the suffix; the file appears whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    if path.suffix == ".jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file that appears whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}; check the folder and its permissions") from None
+
+
+def as_official_script(rows: Sequence[Fields], key: str, groups: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(right, asked) in all and by group, counted the way `evaluation.py` of MMAU and MMAR does over a submission.
+
+    Like there, a record without the key is skipped.
+    """
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for row in rows:
+        if key not in row:
+            continue
+        names = ["total", *(f"{group}={_text(row.get(group))}" for group in groups if group in row)]
+        match = official_match(row[key], row["answer"], row["choices"])
+        asked.update(names)
+        right.update({name: int(match) for name in names})
+    return {name: (right[name], n) for name, n in asked.items()}
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

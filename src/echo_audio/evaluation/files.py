@@ -1,0 +1,143 @@
+"""The files of a run: lines of samples, appended and flushed one by one; a torn last line is nobody's line.
+
+`samples.jsonl`, or with shards `samples-2-of-4.jsonl`: each process writes its own, and readers read all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from echo_audio.errors import DataError
+from echo_audio.evaluation.base import Ask, Sample
+
+
+def read_lines(path: Path) -> list[Sample]:
+    """All whole lines of a file of samples; one that broke off is not there. Touches nothing.
+
+    Raises:
+        DataError: a whole line is damaged.
+    """
+    if not path.is_file():
+        return []
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    return [Sample.from_line(line) for line in whole.decode("utf-8").split("\n") if line]
+
+
+def newest(samples: list[Sample]) -> dict[Ask, Sample]:
+    """One sample for each question as asked: the last one, unless it failed and an earlier one did not."""
+    out: dict[Ask, Sample] = {}
+    for sample in samples:
+        if not (sample.failed and sample.ask in out and not out[sample.ask].failed):
+            out[sample.ask] = sample
+    return out
+
+
+@contextmanager
+def appending(path: Path | None) -> Iterator[Callable[[Sample], None]]:
+    """Append samples to a file, each on disk before the next; a line that broke off before is cut away first.
+
+    Raises:
+        DataError: another process is writing to it, or it cannot be written.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    try:
+        file = path.open("ab+")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; check the folder and its permissions") from None
+    with file:
+        _lock(file.fileno(), path)
+        file.seek(0)
+        raw = file.read()
+        file.truncate(raw.rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+
+        def keep(sample: Sample) -> None:
+            file.write(sample.to_line().encode("utf-8") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield keep
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """One writer a file. The lock goes with its process, however that ends."""
+    if sys.platform == "win32":  # no flock there
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise DataError(f"another process is writing {path}; wait for it, or give each its own --shard I/N") from None
+
+
+ABOUT = "run.json"
+
+
+def samples_file(folder: Path, shard: tuple[int, int] = (1, 1)) -> Path:
+    """Where shard `i` of `n` writes."""
+    i, n = shard
+    return folder / ("samples.jsonl" if n == 1 else f"samples-{i}-of-{n}.jsonl")
+
+
+def begin_run(folder: Path, about: Mapping[str, Any]) -> None:
+    """Write beside the samples what is asked of whom, or check that it is the same.
+
+    Raises:
+        DataError: the folder holds another run.
+    """
+    path = folder / ABOUT
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        if list(folder.glob("samples*.jsonl")):
+            raise DataError(f"{folder} holds samples but no {ABOUT}; give another --out")
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+        return
+    there = read_about(folder)
+    if there.get("config") != about.get("config"):
+        keys = sorted(key for key in {*there, *about} if there.get(key) != about.get(key) and key != "config")
+        raise DataError(f"{folder} holds a run with another {', '.join(keys)} (see {path}); give another --out")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a run is about.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        value = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(f"{folder} is no folder of a run (no {ABOUT} that can be read); give what --out named") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{folder / ABOUT} is no description of a run; give what --out named")
+    return value
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """What a run is about, and its samples of all shards: one of each, in the order of the benchmark.
+
+    The order of files and machines does not matter.
+
+    Raises:
+        DataError: no run, or a line of another configuration.
+    """
+    about = read_about(folder)
+    lines = [sample for path in sorted(folder.glob("samples*.jsonl")) for sample in read_lines(path)]
+    strange = next((sample for sample in lines if sample.config != about.get("config")), None)
+    if strange is not None:
+        raise DataError(f"{folder} mixes two runs: {strange.key} was asked with other settings; delete the file it is from")
+    by_time = sorted(lines, key=lambda s: (s.began_s, s.key))
+    return about, sorted(newest(by_time).values(), key=lambda s: (s.index, s.key, s.repeat, s.rotation))

@@ -1,0 +1,76 @@
+"""The questions of a benchmark with their audio, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from echo_audio.audio import load, rate_and_channels
+from echo_audio.data.rows import Row
+from echo_audio.errors import DataError
+from echo_audio.evaluation.base import Item
+from echo_audio.evaluation.benchmark import Loaded, Record, find_audio
+
+
+class BenchmarkItems:
+    """Items over a question file.
+
+    Args:
+        loaded: the question file.
+        n: ask the first `n` questions only.
+        max_duration_s: longer recordings are refused, in seconds.
+    """
+
+    def __init__(self, loaded: Loaded, n: int | None = None, *, max_duration_s: float = 3600.0) -> None:
+        self.loaded, self.max_duration_s = loaded, max_duration_s
+        self.records: Sequence[Record] = loaded.records[:n]
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.records)
+
+    def key(self, index: int) -> str:
+        """Id of the record."""
+        return self.records[index].key
+
+    def groups(self, index: int) -> dict[str, str]:
+        """The groups of a question, without touching its audio."""
+        return self.records[index].groups
+
+    def item(self, index: int, with_other: bool = False) -> Item:
+        """The question with its recording; the other recording is the next question's.
+
+        Raises:
+            AudioError: the recording is missing or cannot be used.
+            DataError: its path leads out of the folder.
+            MissingExtraError: its format needs the extra `m4a`.
+        """
+        record = self.records[index]
+        path = find_audio(self.loaded.folder, record.audio)
+        recording = load(path, max_duration_s=self.max_duration_s, allow_silent=True)
+        rate_hz, n_channels = rate_and_channels(path)
+        row = Row(
+            id=record.key,
+            kind=record.groups.get(self.loaded.benchmark.macro, ""),
+            question=record.question,
+            choices=record.choices,
+            answer=record.answer or "",
+            audio_id=recording.id,
+            duration_s=recording.duration_s,
+        )
+        other = None
+        if with_other:
+            next_path = self.records[(index + 1) % len(self.records)].audio
+            other = load(find_audio(self.loaded.folder, next_path), max_duration_s=self.max_duration_s, allow_silent=True)
+        return Item(row, recording, other, record.groups, {"path": record.audio, "rate_hz": rate_hz, "n_channels": n_channels})
+
+    def missing(self) -> list[str]:
+        """Paths of the recordings that are not there, or may not be read."""
+        return [record.audio for record in self.records if not _is_there(self.loaded.folder, record.audio)]
+
+
+def _is_there(folder: Path, path: str) -> bool:
+    try:
+        return find_audio(folder, path).is_file()
+    except DataError:
+        return False

@@ -1,0 +1,53 @@
+"""MMAU-Pro, its multiple-choice part with one recording: sonalkum/MMAUPro (HF gamma-lab-umd/MMAU-Pro, test.parquet).
+
+Open questions and instructions to follow are judged by models there, and several recordings at once cannot be heard here:
+such records are left out and counted. The official script maps any text to its nearest choice; here nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
+
+_JUDGED = ("open", "instruction following")
+
+
+def _paths(fields: Fields) -> list[str]:
+    paths = fields.get("audio_path") or []
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def keep(fields: Fields) -> str:
+    """Why a record cannot be asked here; empty when it can."""
+    if text_of(fields.get("category")).lower() in _JUDGED:
+        return "judged by a model"
+    if len(fields.get("choices") or ()) < 2:
+        return "without choices"
+    return "" if len(_paths(fields)) == 1 else "about several recordings"
+
+
+def parse(fields: Fields) -> Record:
+    """A record of the multiple-choice part."""
+    (audio,) = _paths(fields)
+    return Record(
+        key=str(fields["id"]),
+        audio=audio,
+        question=fields["question"],
+        choices=tuple(fields["choices"]),
+        answer=blank_is_none(fields.get("answer")),
+        groups={name: text_of(fields.get(name)) for name in ("category", "length_type")},
+        fields=fields,
+    )
+
+
+MMAU_PRO = Benchmark(
+    name="mmau-pro",
+    title="MMAU-Pro, multiple choice",
+    files=("test.parquet", "mmau-pro.parquet"),
+    parse=parse,
+    versions={},
+    groups={"category": (), "length_type": ()},
+    macro="category",
+    prediction_key="model_output",
+    keep=keep,
+    official=False,
+)

@@ -1,0 +1,43 @@
+"""MMSU: 5,000 spoken-language questions with four choices each, dingdongwang/MMSU (HF ddwang2000/MMSU).
+
+Its own script scores letters and drops what it cannot read from the denominator; here nothing is dropped, so the official
+number is not theirs.
+"""
+
+from __future__ import annotations
+
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
+
+_CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
+
+
+def parse(fields: Fields) -> Record:
+    """A record: choices in four fields, the truth as a choice's text or as its letter."""
+    choices = tuple(fields[name] for name in _CHOICES if fields.get(name) not in (None, ""))
+    answer = blank_is_none(fields.get("answer_gt"))
+    if answer is not None and answer not in choices and answer.strip().upper() in tuple("ABCD"[: len(choices)]):
+        answer = choices["ABCD".index(answer.strip().upper())]
+    return Record(
+        key=str(fields["id"]) if "id" in fields else fields["audio_path"],
+        audio=fields["audio_path"],
+        question=fields["question"],
+        choices=choices,
+        answer=answer,
+        groups={name: text_of(fields.get(name)) for name in ("category", "sub-category", "task_name")},
+        fields=fields,
+    )
+
+
+MMSU = Benchmark(
+    name="mmsu",
+    title="MMSU",
+    files=("mmsu.jsonl", "question/mmsu.jsonl", "mmsu.json"),
+    parse=parse,
+    versions={},
+    groups={"category": (), "sub-category": (), "task_name": ()},
+    macro="task_name",
+    prediction_key="response",
+    n_published=5000,
+    official=False,
+    submission="submission.jsonl",
+)

@@ -1,0 +1,262 @@
+"""report.html: one file with the scores, the pictures and every sample of a run; with two runs, side by side.
+
+Whatever comes out of a data file or a model is escaped: in tables by `html.escape`, in the list of samples as JSON without
+"<" that the page only ever shows as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from echo_audio import tags
+from echo_audio.errors import DataError
+from echo_audio.evaluation import plots
+from echo_audio.evaluation.base import Sample
+from echo_audio.evaluation.benchmark import find_audio
+from echo_audio.evaluation.listening import heard_segments
+from echo_audio.evaluation.scores import RULES, compare, scored_again, summarise, transcript_of
+from echo_audio.scoring.extraction import Step
+
+MOST_ROWS = 60
+"""Groups shown of one grouping."""
+
+
+def report(
+    about: Mapping[str, Any],
+    samples: Sequence[Sample],
+    other: tuple[Mapping[str, Any], Sequence[Sample]] | None = None,
+    *,
+    audio_folder: Path | None = None,
+    embed_mb: float = 20.0,
+    speeds: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page.
+
+    Args:
+        about, samples: of the run; scored again here.
+        other: a second run on the same questions.
+        audio_folder: where the recordings lie; None leaves them out.
+        embed_mb: megabytes of audio put into the page, in the order of the samples; the rest is linked.
+        speeds: lines of the run's speed.jsonl.
+    """
+    samples = scored_again(samples)
+    scores = summarise(samples, about)
+    body = [_head(about, scores), _table_counts(scores, speeds)]
+    if scores["scored"]:
+        body += [_by(scores), _listening(scores["listening"])]
+    second: dict[str, Sample] = {}
+    if other is not None:
+        again = scored_again(other[1])
+        second = {s.key: s for s in again if s.repeat == 0 and s.rotation == 0}
+        body.append(_comparison(about, other[0], compare(samples, again)))
+    audio = _Audio(audio_folder, round(embed_mb * 1e6))
+    shown = [_shown(s, place, audio, second.get(s.key)) for place, s in enumerate(samples) if s.repeat == 0 and s.rotation == 0]
+    return _page(str(about.get("title", "run")), "\n".join(body), {"samples": shown})
+
+
+def _page(title: str, body: str, data: Mapping[str, Any]) -> str:
+    """The template with its parts; each is put in once, so that no part can hold another's place."""
+    folder = resources.files("echo_audio.evaluation") / "page"
+    template = (folder / "report.html").read_text(encoding="utf-8")
+    parts = {
+        "title": html.escape(title),
+        "css": (folder / "report.css").read_text(encoding="utf-8"),
+        "body": body,
+        "data": _for_script(data),
+        "js": (folder / "report.js").read_text(encoding="utf-8"),
+    }
+    out: list[str] = []
+    for piece in template.split("{{"):
+        name, closed, rest = piece.partition("}}")
+        out.append(parts[name] + rest if closed and name in parts else piece)
+    return "".join(out)
+
+
+def _for_script(data: object) -> str:
+    """JSON that no content of can end the script element it stands in."""
+    text = json.dumps(data, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _percent(estimate: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return "none"
+    return f"{100 * estimate['value']:.2f} <span class=soft>({100 * estimate['low']:.1f}–{100 * estimate['high']:.1f})</span>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the cells are HTML already."""
+    lines = ["<div class=scroll><table><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    return "".join([*lines, "</table></div>"])
+
+
+def _head(about: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    how = about.get("how", {})
+    sampling = how.get("sampling", {})
+    facts = f"{about.get('version', '')} · {about.get('model', '')} · {how.get('mode', '')} · temperature "
+    facts += f"{sampling.get('temperature', '')}, seed {sampling.get('seed', '')} · hears {how.get('hear', 'recording')} · "
+    facts += f"configuration {about.get('config', '')}"
+    lines = [f"<h1>{_text(about.get('title', 'Run'))}</h1>", f"<p class=soft>{_text(facts)}</p>"]
+    for remark in about.get("remarks", ()):
+        kind = "loud" if remark[:7].isupper() else "note"
+        lines.append(f"<p class={kind}>{_text(remark)}</p>")
+    if scores["missing"]:
+        lines.append(f"<p class=loud>NOT COMPLETE: {scores['missing']} of {scores['n']} questions were not asked</p>")
+    if not scores["scored"]:
+        return "\n".join([*lines, f"<p class=loud>{_text(scores['why'])}</p>"])
+    macro = scores["macro"]
+    numbers = [("official, by sample", scores["official"]), ("strict, by sample", scores["strict"])]
+    numbers += [(f"{rule}, mean over {macro['groups']} by {macro['over']}", macro[rule]) for rule in RULES]
+    cards = "".join(f"<div><b>{100 * e['value']:.2f} %</b>{100 * e['low']:.1f} to {100 * e['high']:.1f}<br>"
+                    f"<span>{_text(name)}</span></div>" for name, e in numbers)  # fmt: skip
+    return "\n".join([*lines, f"<div class=big>{cards}</div>"])
+
+
+def _table_counts(scores: Mapping[str, Any], speeds: Sequence[Mapping[str, Any]]) -> str:
+    names = [name for name, value in scores.items() if isinstance(value, int) and not isinstance(value, bool)]
+    rows = [[_text(name.replace("_", " ")), str(scores[name])] for name in names]
+    rows += [[f"read by {_text(step)}", str(count)] for step, count in scores["steps"].items()]
+    rows += [[f"given: {_text(place)}", str(count)] for place, count in scores["distribution"].items()]
+    chance = scores.get("chance", {}).items()
+    rows += [[f"without listening: {_text(name.replace('_', ' '))}", f"{100 * share:.1f} %"] for name, share in chance]
+    for part in ("repeats", "rotations"):
+        for name, value in scores.get(part, {}).items():
+            rows.append([_text(f"{part}: {name.replace('_', ' ')}"), _percent(value) if isinstance(value, dict) else str(value)])
+    out = "<h2>What came of the questions</h2>" + _table(["", "n"], rows)
+    if speeds:
+        columns = ("n", "wall_s", "questions_per_s", "tokens_per_s", "real_time_factor", "slots", "filled", "half_empty")
+        cells = [[_text(speed.get(name, "")) for name in columns] for speed in speeds]
+        said = "A row for each process; half empty is the share of its wall time with fewer than half of its slots in use."
+        out += f"<h2>Speed</h2><p class=soft>{said}</p>" + _table([_text(name.replace("_", " ")) for name in columns], cells)
+    return out
+
+
+def _by(scores: Mapping[str, Any]) -> str:
+    out = ["<h2>By group</h2>"]
+    for name, groups in scores["by"].items():
+        some = dict(list(groups.items())[:MOST_ROWS])
+        if len(some) > 1:
+            picture = plots.accuracies(f"by {plots.plain(name)}", some, scores["chance"].get("uniform"))
+            out.append(f"<div class=plot>{picture}</div>")
+        rows = [[_text(g), _percent(e["official"]), _percent(e["strict"]), str(e["official"]["n"])] for g, e in some.items()]
+        table = _table([f"by {_text(name)}", "official %", "strict %", "n"], rows)
+        out.append(f"<details><summary>{_text(name)}: {len(groups)} groups</summary>{table}</details>")
+    return "\n".join(out)
+
+
+def _listening(heard: Mapping[str, Any]) -> str:
+    tenths = [f"{10 * i}" for i in range(len(heard["where"]))]
+    by_number = {f"{name} segments": dict.fromkeys(RULES, e) for name, e in heard["accuracy_by_segments"].items()}
+    pictures = [
+        plots.bars("where models listen again", heard["where"], tenths, "% into the recording", "seconds heard"),
+        plots.bars("share of the recording heard again", heard["coverage"], tenths, "% covered, from", "answers"),
+        plots.bars("share heard twice, of two or more segments", heard["overlap"], tenths, "% overlap, from", "answers"),
+        plots.accuracies("by segments heard (official)", by_number),
+    ]
+    means = ("segments_per_answer", "seconds_per_answer", "seconds_per_segment")
+    rows = [[_text(name.replace("_", " ")), f"{heard[name]['value']:.2f}" if heard[name] else "none"] for name in means]
+    rows += [[f"answers with at least {k}", f"{100 * share:.1f} %"] for k, share in heard["with_at_least"].items()]
+    rows.append(["right with a segment, %", _percent(heard["accuracy_with"])])
+    rows.append(["right without, %", _percent(heard["accuracy_without"])])
+    rows += [[f"refused: {_text(what.replace('_', ' '))}", str(count)] for what, count in heard["refused"].items()]
+    rows.append(["cut to the recording", str(heard["clamped"])])
+    shown = "".join(f"<div class=plot>{picture}</div>" for picture in pictures)
+    return f"<h2>Listening again</h2><div class=plots>{shown}</div>{_table(['', ''], rows)}"
+
+
+def _comparison(one: Mapping[str, Any], two: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    rows = [_pair(f"all, {rule}", pair) for rule, pair in result["all"].items()]
+    for name, groups in result["by"].items():
+        rows += [_pair(f"{_text(name)}: {_text(group)}", pairs["official"]) for group, pairs in list(groups.items())[:MOST_ROWS]]
+    a, b = one.get("how", {}), two.get("how", {})
+    differ = ", ".join(sorted(key for key in {*a, *b} if a.get(key) != b.get(key))) or "nothing of how it was asked"
+    said = f"The other run: {two.get('model', '')}, configuration {two.get('config', '')}; differs in {differ}. "
+    said += f"{result['n']} questions in both, {result['only_in_one']} in one only. Groups by the official rule."
+    head = ["", "this %", "other %", "other minus this", "95 % interval", "p (McNemar)", "n"]
+    return f"<h2>Beside another run</h2><p class=soft>{_text(said)}</p>" + _table(head, rows)
+
+
+def _pair(name: str, pair: Mapping[str, float]) -> list[str]:
+    interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
+    shares = [f"{100 * pair['first']:.2f}", f"{100 * pair['second']:.2f}", f"{100 * pair['difference']:+.2f}"]
+    return [name, *shares, interval, f"{pair['p_value']:.4f}", f"{pair['n']:.0f}"]
+
+
+class _Audio:
+    """Recordings for the page: embedded while there is room, then linked."""
+
+    def __init__(self, folder: Path | None, room_bytes: int) -> None:
+        self.folder, self.room_bytes = folder, room_bytes
+
+    def of(self, sample: Sample) -> str:
+        """A data address, a file address, or nothing."""
+        if self.folder is None or not sample.audio.get("path"):
+            return ""
+        try:
+            path = find_audio(self.folder, sample.audio["path"])
+            size = path.stat().st_size
+            if size > self.room_bytes:
+                return path.as_uri()
+            self.room_bytes -= size
+            kind = {".wav": "wav", ".mp3": "mpeg", ".ogg": "ogg", ".flac": "flac", ".m4a": "mp4"}.get(path.suffix.lower(), "wav")
+            return f"data:audio/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        except (DataError, OSError):
+            return ""
+
+
+def _shown(sample: Sample, place: int, audio: _Audio, other: Sample | None) -> dict[str, Any]:
+    """What the page knows of a sample."""
+    question = sample.transcript.get("question", {})
+    response = transcript_of(sample).response if sample.transcript else ""
+    out = {
+        "place": sample.index if sample.index >= 0 else place,
+        "key": sample.key,
+        "status": str(sample.status),
+        "detail": sample.detail,
+        "question": question.get("text", ""),
+        "choices": question.get("choices", []),
+        "answer": sample.answer,
+        "choice": sample.choice,
+        "official": sample.official,
+        "strict": sample.correct,
+        "step": sample.step,
+        "parsed": bool(sample.step) and Step(sample.step).found,
+        "groups": sample.groups,
+        "duration_s": sample.duration_s,
+        "stop": sample.transcript.get("stop"),
+        "wave": sample.wave,
+        "segments": [[s.start_s, s.end_s] for s in heard_segments(sample)],
+        "response": response,
+        "parts": parts(response, sample),
+        "audio": audio.of(sample),
+    }
+    if other is not None:
+        said = transcript_of(other).response if other.transcript else ""
+        out["other"] = {"choice": other.choice, "official": other.official, "response": said}
+    return out
+
+
+def parts(response: str, sample: Sample) -> list[str | list[float | bool]]:
+    """The response as texts and [start_s, end_s, heard] where a segment is written; one that is no span stays text."""
+    heard = {(s.start_s, s.end_s) for s in heard_segments(sample)}
+    out: list[str | list[float | bool]] = []
+    at = 0
+    for tag in tags.find_tags(response):
+        if tag.times_s is not None and 0 <= tag.times_s[0] < tag.times_s[1]:
+            span = (tag.times_s[0], min(tag.times_s[1], sample.duration_s))
+            out += [response[at : tag.begin], [*span, span in heard]]
+            at = tag.end
+    return [*out, response[at:]]
