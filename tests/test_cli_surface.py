@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-VERBS = ("ask", "demo", "doctor", "sft", "eval", "data")
+VERBS = ("ask", "demo", "doctor", "sft", "grpo", "eval", "data")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

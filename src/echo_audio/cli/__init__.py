@@ -27,6 +27,7 @@ VERBS = {
     "data": ("echo_audio.cli.data", "make and check data: scenes with exactly known times"),
     "eval": ("echo_audio.cli.evaluate", "score a model on a published test"),
     "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
+    "grpo": ("echo_audio.cli.grpo", "train: reinforcement learning over reasonings that listen again"),
 }
 
 _EPILOG = """begin with:

@@ -276,11 +276,13 @@ class GrpoRun:
         line["alarms"] = grpo_metrics.alarms(told, self.settings.alarm, self.settings.rollout.mode)
         _append(self.out / "metrics.jsonl", line)
         self.tracker.log({name: value for name, value in line.items() if isinstance(value, float)})
-        if step % self.settings.report.every == 0 or step + 1 == self.settings.train.steps:
+        last = step + 1 == self.settings.train.steps
+        if step % self.settings.report.every == 0 or last:
             pairs = [pair for group in groups for pair in zip(group.rollouts, group.advantages, strict=True)]
             for rollout, advantage in pairs[:: self.settings.rollout.group][: self.settings.report.samples]:
                 _append(self.out / "transcripts.jsonl", grpo_metrics.sample_line(step + 1, rollout, advantage))
-            grpo_report.write(self.out)
+            if not last:  # it is written once more at the end
+                grpo_report.write(self.out)
         self.watch.stepped(line)
 
     def _save(self, steps: int) -> None:

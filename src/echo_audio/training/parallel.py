@@ -89,6 +89,7 @@ def share_out(model: nn.Module, layers: Iterable[nn.Module], *, bf16: bool) -> N
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def whole(tensor: Tensor) -> Tensor:

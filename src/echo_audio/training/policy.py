@@ -85,6 +85,7 @@ def make_policy(settings: GrpoSettings, crew: Crew) -> Policy:
         thinker.decoder.requires_grad_(True)
         thinker.model.lm_head.requires_grad_(True)
         thinker.audio_tower.requires_grad_(not model.freeze_audio)
+        thinker.audio_tower.audio_bos_eos_token.requires_grad_(False)  # nothing uses it, and decay would change it
     policy = Policy(thinker.to(crew.device), bf16=train.bf16)
     if train.gradient_checkpointing:
         recompute_activations(thinker)
