@@ -11,6 +11,7 @@ import torch
 from echo_audio.scoring import rewards
 from echo_audio.training import grpo
 from echo_audio.training.grpo_settings import GrpoSettings
+from echo_audio.training.grpo_state import Position
 from echo_audio.training.parallel import Crew, whole
 from echo_audio.training.update import learned
 
@@ -59,4 +60,21 @@ def gradients_of(folder: Path, out: Path, *overrides: str) -> dict[str, Any]:
     run.close()
     gradients = {name: whole(weight.grad) for name, weight in run.policy.trained().items() if weight.grad is not None}
     norm = torch.nn.utils.clip_grad_norm_(run.updater.parameters, 1e9)
-    return {"loss": loss, "gradients": gradients, "norm": float(whole(norm))}
+    return {"loss": loss, "gradients": gradients, "norm": float(whole(norm)), "restored": _restored(run)}
+
+
+def _restored(run: grpo.GrpoRun) -> bool:
+    """Whether a checkpoint brings back weights and moments after both were changed."""
+    updater = run.updater
+    updater.optimiser.step()
+    run.checkpoints.save(updater, Position(1, 1))
+    states = [whole(state[kind]).clone() for state in updater.optimiser.state.values() for kind in ("exp_avg", "exp_avg_sq")]
+    before = [*(whole(weight).clone() for weight in updater.parameters), *states]
+    with torch.no_grad():
+        for weight in updater.parameters:
+            weight.mul_(2.0)
+    updater.optimiser.state.clear()
+    place = run.checkpoints.load(updater)
+    states = [whole(state[kind]) for state in updater.optimiser.state.values() for kind in ("exp_avg", "exp_avg_sq")]
+    after = [*map(whole, updater.parameters), *states]
+    return place == Position(1, 1) and len(after) == len(before) and all(map(torch.equal, before, after))

@@ -205,6 +205,7 @@ def test_two_processes_give_the_gradients_of_one(folder, tmp_path):
         for weight, gradient in alone["gradients"].items():
             assert torch.allclose(gradient, together["gradients"][weight], atol=1e-6), (name, weight)
         assert together["norm"] == pytest.approx(alone["norm"], rel=1e-4)
+        assert together["restored"] and alone["restored"]
 
 
 _SCRIPT = """
