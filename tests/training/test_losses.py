@@ -73,6 +73,16 @@ def test_entropy_by_hand():
     assert torch.allclose(entropy(logits), torch.tensor([math.log(4), 0.0, mixed]))
 
 
+def test_a_token_that_is_ruled_out_leaves_the_gradient_of_the_entropy_finite():
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+    entropy(torch.cat([logits, torch.full((3, 2), -math.inf)], dim=1)).sum().backward()
+    ruled_out = logits.grad.clone()
+    logits.grad = None
+    entropy(logits).sum().backward()
+    assert logits.grad.abs().max() > 0.01
+    assert torch.allclose(ruled_out, logits.grad)
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "value", "low", "high"),
     [

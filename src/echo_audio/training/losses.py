@@ -63,7 +63,8 @@ def chosen_logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of each distribution in nats: (S, V) -> (S,). A logit of -inf, a token ruled out, adds nothing."""
     logs = F.log_softmax(_wide(logits), dim=-1)
-    return torch.special.entr(logs.exp()).sum(-1)
+    # not torch.special.entr: its gradient at probability 0 is infinite, and infinity times 0 is NaN
+    return -(logs.exp() * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
 
 
 def clipped_objective(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
