@@ -54,6 +54,16 @@ def test_many_clips_at_once(thinker: Thinker) -> None:
 
 
 @torch.inference_mode()
+def test_one_clip_in_a_padded_group_ends_where_it_ends(thinker: Thinker) -> None:
+    """The log-mel of padded samples has frames behind the clip's end, which must not be heard."""
+    recording = noise(6.6, 3)
+    padded = logmel_padded(torch.from_numpy(recording.samples.copy())[None])
+    assert padded.shape[2] > 660
+    tokens, _ = encode_features(thinker.audio_tower, [Features(padded, [660])])
+    torch.testing.assert_close(tokens, thinker.encode_features(logmel([recording.samples]))[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
 def test_padded_groups_equal_clips_one_by_one(thinker: Thinker) -> None:
     """How training feeds the tower: a padded batch, frames behind a clip's end holding anything."""
     recordings = [noise(seconds, seed) for seed, seconds in enumerate((0.5, 2.0, 4.01, 3.333))]

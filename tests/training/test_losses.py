@@ -73,6 +73,16 @@ def test_entropy_by_hand():
     assert torch.allclose(entropy(logits), torch.tensor([math.log(4), 0.0, mixed]))
 
 
+def test_a_token_that_is_ruled_out_leaves_the_gradient_of_the_entropy_finite():
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+    entropy(torch.cat([logits, torch.full((3, 2), -math.inf)], dim=1)).sum().backward()
+    ruled_out = logits.grad.clone()
+    logits.grad = None
+    entropy(logits).sum().backward()
+    assert logits.grad.abs().max() > 0.01
+    assert torch.allclose(ruled_out, logits.grad)
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "value", "low", "high"),
     [
@@ -127,7 +137,7 @@ def test_the_loss_by_hand():
     gains = [1.2, 1.0 * 1.5, -1.25 - 0.1 * (2 - math.log(2) - 1)]
     loss, seen = policy_loss(tokens, Step(2, 3), settings)
     assert loss.item() == pytest.approx(-((gains[0] + gains[1]) / 2 + gains[2]) / 2)
-    by_token, _ = policy_loss(tokens, Step(2, 3), replace(settings, mean=Mean.TOKEN))
+    by_token, _ = policy_loss(tokens, Step(2, 3), settings.model_copy(update={"mean": Mean.TOKEN}))
     assert by_token.item() == pytest.approx(-sum(gains) / 3)
     assert seen.means() == pytest.approx(
         {
@@ -145,7 +155,7 @@ def test_the_loss_by_hand():
 
 def test_the_first_update_has_the_gradient_of_reinforce():
     tokens = replace(tokens_of([0]), old=None)
-    loss, _ = policy_loss(tokens, Step(1, 3), LossSettings(kl_weight=0.0, correction_cap=None))
+    loss, _ = policy_loss(tokens, Step(1, 3), LossSettings(kl_weight=0.0, correction_cap=0.0))
     loss.backward()
     assert torch.allclose(tokens.logprobs.grad, -tokens.advantages / 3)
 
@@ -205,7 +215,7 @@ def test_padding_changes_nothing():
     def loss(scores, mask):
         now = chosen_logprobs(scores[mask], ids[sampled])
         tokens = Tokens(now, torch.tensor([1.0, -1.0])[mask.nonzero()[:, 0]], mask.nonzero()[:, 0])
-        return policy_loss(tokens, Step(2, 6), LossSettings(kl_weight=0.0, correction_cap=None))[0]
+        return policy_loss(tokens, Step(2, 6), LossSettings(kl_weight=0.0, correction_cap=0.0))[0]
 
     assert torch.equal(loss(logits, sampled), loss(longer, wide))
 
@@ -224,6 +234,9 @@ def test_what_is_missing_is_named():
         policy_loss(replace(tokens, engine=None), STEP, LossSettings())
     with pytest.raises(ConfigError, match="entropy_weight"):
         policy_loss(tokens, STEP, LossSettings(entropy_weight=0.1))
-    for wrong in ({"clip_low": 1.5}, {"clip_high": -0.1}, {"kl_weight": -1.0}, {"correction_cap": 0.0}):
-        with pytest.raises(ConfigError, match=next(iter(wrong))):
-            LossSettings(**wrong)
+
+
+@pytest.mark.parametrize("wrong", ["clip_low=1.5", "clip_high=-0.1", "kl_weight=-1.0", "correction_cap=-1.0", "mean=row"])
+def test_a_setting_out_of_range_is_named(wrong):
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+        LossSettings.parse("", [wrong])

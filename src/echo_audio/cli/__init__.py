@@ -30,6 +30,7 @@ VERBS = {
     "report": ("echo_audio.cli.report", "a run as a page: tables, pictures, every sample"),
     "compare": ("echo_audio.cli.compare", "two runs on the same questions, with a paired test"),
     "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
+    "grpo": ("echo_audio.cli.grpo", "train: reinforcement learning over reasonings that listen again"),
 }
 
 _EPILOG = """begin with:

@@ -113,6 +113,20 @@ class LocalEngine:
         if not self._closed:
             self._post(session)
 
+    def forget(self) -> None:
+        """Nothing computed so far counts any more: the weights have changed, or a run must repeat bit for bit.
+
+        Raises:
+            EngineError: a request is in flight; what it has computed cannot be mixed with what comes.
+        """
+        with self._wake:
+            self._receive(list(self._inbox))  # sessions released since the last tick
+            self._inbox.clear()
+            if self._active or self._waiting:
+                raise EngineError("the engine is at work; let every request end before its weights change")
+            self._rows.forget()
+            self._clips.clear()
+
     def close(self) -> None:
         """Stop the worker thread; requests in flight fail."""
         with self._wake:

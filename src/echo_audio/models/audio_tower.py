@@ -84,9 +84,9 @@ def encode_features(
 def _cut(group: Features, block: int, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
     """Blocks (n_blocks, mels, block) of a group, zero behind each clip's end, and their frame counts."""
     padded, lengths = group.padded_NMF, group.n_frames
-    n_clips, n_mels, n_padded = padded.shape
+    n_clips, n_mels, _ = padded.shape
     most = -(-max(lengths) // block)
-    padded = F.pad(padded, (0, max(0, most * block - n_padded)))[:, :, : most * block]
+    padded = F.pad(padded[:, :, : max(lengths)], (0, most * block - max(lengths)))
     if n_clips > 1:
         ends = on_device(lengths, padded.device)
         padded = padded * (torch.arange(most * block, device=padded.device) < ends[:, None])[:, None]

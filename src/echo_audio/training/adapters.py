@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from echo_audio.models.thinker import Thinker
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,3 +30,26 @@ def merge(thinker: Thinker) -> None:
         module.merge()
         parent, _, child = name.rpartition(".")
         setattr(thinker.model.get_submodule(parent), child, module.get_base_layer())
+
+
+def widen(thinker: Thinker) -> None:
+    """Adapters in float32, whatever the weights they sit on: small steps are lost in half precision."""
+    for name, weight in thinker.model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+
+
+@contextmanager
+def switched_off(thinker: Thinker) -> Iterator[None]:
+    """The model as it was before adapters were attached."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in thinker.model.modules() if isinstance(module, LoraLayer)]
+    kept = [dict(layer.scaling) for layer in layers]
+    for layer in layers:
+        layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+    try:
+        yield
+    finally:
+        for layer, scaling in zip(layers, kept, strict=True):
+            layer.scaling.update(scaling)

@@ -159,8 +159,8 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
     """One batch.
 
     Returns:
-        ids (B, T); hidden_at, targets, weights, answers (S,): flat position before each sampled token, its id, its
-        weight, whether it belongs to the answer; n_real: tokens that are not padding; n_rows. With audio also
+        ids (B, T); hidden_at, rows, targets, weights, answers (S,): flat position before each sampled token, its row,
+        its id, its weight, whether it belongs to the answer; n_real: tokens that are not padding; n_rows. With audio also
         audio_at (A,): flat positions of placeholders, clip after clip, long clips first; lengths of the clips in that
         order, n_long: how many of them are long; marks (n_marks, 3): first audio token, token behind the last, column;
         clock_at, clock: flat positions of the first hearing's placeholders, and the how-manieth each is in its
@@ -170,12 +170,15 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
     longest = max(len(e.ids) for e in examples)
     ids = np.zeros((len(examples), longest), np.int64)
     hidden_at: list[NDArray[np.int64]] = []
+    rows: list[NDArray[np.int64]] = []
     for b, e in enumerate(examples):
         ids[b, : len(e.ids)] = e.ids
         hidden_at.append(np.flatnonzero(e.sampled) + b * longest - 1)
+        rows.append(np.full(int(e.sampled.sum()), b))
     batch: dict[str, Any] = {
         "ids": torch.from_numpy(ids),
         "hidden_at": torch.from_numpy(np.concatenate(hidden_at)),
+        "rows": torch.from_numpy(np.concatenate(rows)),
         "targets": torch.from_numpy(np.concatenate([e.ids[e.sampled] for e in examples])),
         "weights": torch.from_numpy(np.concatenate([e.weights[e.sampled] for e in examples])),
         "answers": torch.from_numpy(np.concatenate([e.answers[e.sampled] for e in examples])),

@@ -10,10 +10,12 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from echo_audio.errors import ConfigError
+from echo_audio.settings import Settings
 
 
 class Mean(StrEnum):
@@ -25,36 +27,24 @@ class Mean(StrEnum):
     """Each token counts the same, so long transcripts weigh more."""
 
 
-@dataclass(frozen=True, slots=True)
-class LossSettings:
+class LossSettings(Settings):
     """How the policy loss is made.
 
-    Args:
+    Attributes:
         clip_low: the ratio is held above 1 - clip_low where that would pay.
         clip_high: the ratio is held below 1 + clip_high where that would pay.
         kl_weight: of the distance to the reference; 0 needs no reference (paper: 0.04).
         entropy_weight: of the entropy, which is encouraged (paper: 0).
-        mean: over transcripts or over tokens.
-        correction_cap: largest weight that corrects for the engine; None for no correction.
-
-    Raises:
-        ConfigError: a number out of range.
+        mean: over transcripts ("sequence") or over tokens ("token").
+        correction_cap: largest weight that corrects for the engine; 0 for no correction.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_weight: float = 0.04
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    clip_high: float = Field(default=0.2, ge=0)
+    kl_weight: float = Field(default=0.04, ge=0)
     entropy_weight: float = 0.0
     mean: Mean = Mean.SEQUENCE
-    correction_cap: float | None = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
-            raise ConfigError(f"clip_low is {self.clip_low}, clip_high {self.clip_high}; give 0 to 1, and 0 or more")
-        if self.kl_weight < 0:
-            raise ConfigError(f"kl_weight is {self.kl_weight}; give 0 or more")
-        if self.correction_cap is not None and self.correction_cap <= 0:
-            raise ConfigError(f"correction_cap is {self.correction_cap}; give a number above 0, or none for no correction")
+    correction_cap: float = Field(default=2.0, ge=0)
 
 
 def chosen_logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -73,7 +63,8 @@ def chosen_logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of each distribution in nats: (S, V) -> (S,). A logit of -inf, a token ruled out, adds nothing."""
     logs = F.log_softmax(_wide(logits), dim=-1)
-    return torch.special.entr(logs.exp()).sum(-1)
+    # not torch.special.entr: its gradient at probability 0 is infinite, and infinity times 0 is NaN
+    return -(logs.exp() * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1)
 
 
 def clipped_objective(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
@@ -225,7 +216,7 @@ def policy_loss(tokens: Tokens, step: Step, settings: LossSettings) -> tuple[Ten
     _check(tokens, settings)
     old = tokens.logprobs.detach() if tokens.old is None else tokens.old
     gains = clipped_objective(tokens.logprobs, old, tokens.advantages, settings.clip_low, settings.clip_high)
-    if settings.correction_cap is not None and tokens.engine is not None:
+    if settings.correction_cap and tokens.engine is not None:
         gains = gains * correction(old, tokens.engine, settings.correction_cap)
     if settings.kl_weight and tokens.reference is not None:
         gains = gains - settings.kl_weight * kl_low_variance(tokens.logprobs, tokens.reference)
@@ -244,7 +235,7 @@ def diagnose(tokens: Tokens, settings: LossSettings) -> Diagnostics:
     old = now if tokens.old is None else tokens.old
     low, high = clipped_at(now, old, tokens.advantages, settings.clip_low, settings.clip_high)
     gap = nothing if tokens.engine is None else old - tokens.engine
-    cut = nothing if settings.correction_cap is None else gap.exp() > settings.correction_cap
+    cut = gap.exp() > settings.correction_cap if settings.correction_cap else nothing
     return Diagnostics(
         tokens=torch.ones_like(now).sum(),
         clipped_low=low.sum(),
@@ -261,8 +252,8 @@ def diagnose(tokens: Tokens, settings: LossSettings) -> Diagnostics:
 def _check(tokens: Tokens, settings: LossSettings) -> None:
     if settings.kl_weight and tokens.reference is None:
         raise ConfigError("kl_weight needs the reference's log-probabilities; compute them, or set kl_weight to 0")
-    if settings.correction_cap is not None and tokens.engine is None:
-        raise ConfigError("correction_cap needs the engine's log-probabilities; keep them, or set no cap")
+    if settings.correction_cap and tokens.engine is None:
+        raise ConfigError("correction_cap needs the engine's log-probabilities; keep them, or set it to 0")
     if settings.entropy_weight and tokens.entropy is None:
         raise ConfigError("entropy_weight needs the entropy of each token; compute it, or set entropy_weight to 0")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from echo_audio.training.mixing import Mixer
 SECONDS, TENTHS = 31, 10
 """Classes of the clock: whole seconds of a recording, and tenths."""
 _TOKENS_PER_S = 25
+
+RunLayer = Callable[[Any, Tensor, Tensor | None], Tensor]
+"""A layer of the audio tower on its blocks: `tower_layer`, perhaps compiled."""
 
 
 class SftModel(nn.Module):
@@ -74,16 +77,9 @@ class SftModel(nn.Module):
 
     def forward(self, num_items: Tensor | float | None = None, **batch: Any) -> Tensor:
         """The loss of a batch (see `batch.collate`), divided by `num_items` or else by the batch's own weight."""
-        embeds = self.thinker.embed(batch["ids"])
         audio = self._audio(batch)
-        if audio is not None:
-            flat = embeds.reshape(-1, embeds.shape[-1])
-            embeds = flat.index_copy(0, batch["audio_at"], audio.to(flat.dtype)).view_as(embeds)
-        positions = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
         self._halfway.clear()
-        hidden = self.thinker.decode(embeds, positions)
-        chosen = hidden.reshape(-1, hidden.shape[-1])[batch["hidden_at"]]
-        logits = self.thinker.logits(chosen)
+        logits = self.thinker.logits(hidden_before_sampled(self.thinker, batch, audio))
         losses = F.cross_entropy(logits, batch["targets"], reduction="none")
         divisor = batch["weights"].sum() if num_items is None else num_items
         loss = (losses * batch["weights"]).sum() / divisor
@@ -97,23 +93,13 @@ class SftModel(nn.Module):
         if not batch["lengths"]:
             return None
         samples = batch["samples"] if "samples" in batch else self._mixed(batch)
-        groups: list[Features] = []
-        for part in (slice(0, batch["n_long"]), slice(batch["n_long"], None)):
-            if lengths := batch["lengths"][part]:
-                groups.append(self._features(samples, batch["starts"][part], lengths))
-        return encode_features(self.thinker.audio_tower, groups, self._run_layer)[0]
+        return audio_tokens(self.thinker, samples, batch, self._run_layer)
 
     @torch.no_grad()
     def _mixed(self, batch: dict[str, Any]) -> Tensor:
         if self.mixer is None:
             raise TrainingError("the rows are scenes to be mixed; give the model a mixer")
         return self.mixer(batch).view(-1)
-
-    @torch.no_grad()
-    def _features(self, samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Features:
-        with torch.autocast(samples.device.type, enabled=False):
-            padded = logmel_padded(padded_clips(samples, starts, lengths))
-        return Features(padded, [n_frames(n) for n in lengths])
 
     def _auxiliary(self, audio: Tensor, batch: dict[str, Any]) -> Tensor:
         assert self.head is not None and self.clock is not None
@@ -156,6 +142,38 @@ class SftModel(nn.Module):
         totals = {name: float(value) for name, value in self.totals.items()}
         self.totals = {}
         return totals
+
+
+def audio_tokens(thinker: Thinker, samples: Tensor, batch: dict[str, Any], run_layer: RunLayer = tower_layer) -> Tensor:
+    """Audio tokens of all clips of a batch (see `batch.collate`), (A, hidden).
+
+    Args:
+        samples: where the clips are cut from, all recordings end to end.
+        run_layer: `tower_layer`, perhaps compiled.
+    """
+    groups: list[Features] = []
+    for part in (slice(0, batch["n_long"]), slice(batch["n_long"], None)):
+        if lengths := batch["lengths"][part]:
+            groups.append(_features(samples, batch["starts"][part], lengths))
+    return encode_features(thinker.audio_tower, groups, run_layer)[0]
+
+
+@torch.no_grad()
+def _features(samples: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> Features:
+    with torch.autocast(samples.device.type, enabled=False):
+        padded = logmel_padded(padded_clips(samples, starts, lengths))
+    return Features(padded, [n_frames(n) for n in lengths])
+
+
+def hidden_before_sampled(thinker: Thinker, batch: dict[str, Any], audio: Tensor | None) -> Tensor:
+    """One forward over whole sequences, audio in place: the states from which each sampled token follows, (S, hidden)."""
+    embeds = thinker.embed(batch["ids"])
+    if audio is not None:
+        flat = embeds.reshape(-1, embeds.shape[-1])
+        embeds = flat.index_copy(0, batch["audio_at"], audio.to(flat.dtype)).view_as(embeds)
+    positions = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
+    hidden = thinker.decode(embeds, positions)
+    return hidden.reshape(-1, hidden.shape[-1])[batch["hidden_at"]]
 
 
 def _painted(marks: Tensor, n_tokens: int, n_columns: int) -> Tensor:
