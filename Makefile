@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 IN := .venv/bin/python -m
 
-.PHONY: help demo test check lint types imports lock clean
+.PHONY: help demo test slow check lint types imports lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -16,7 +16,10 @@ demo: .venv/.stamp ## ask the shipped model about the recordings that ship with 
 test: .venv/.stamp ## run the tests
 	@$(IN) pytest -q
 
-check: lint types imports test ## all that CI checks, tests included
+slow: .venv/.stamp ## run the tests that take long: whole training runs, two processes
+	@$(IN) pytest -q -m slow
+
+check: lint types imports slow test ## all that CI checks, tests included
 
 lint: .venv/.stamp ## style: ruff
 	@$(IN) ruff check .

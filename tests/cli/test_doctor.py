@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,9 @@ def test_broken_packages_are_named_for_the_verbs_that_need_them(tmp_path):
     done = ask_doctor(tmp_path)
     assert done.returncode == 1
     assert done.stderr == ""
-    asks, _, _, _, trains = done.stdout.split("\n\n", 1)[1].split("needs something")[1:6]
+    parts = re.split(r"(?m)^(\w+) +needs something", done.stdout)
+    said = dict(zip(parts[1::2], parts[2::2], strict=True))
+    asks, trains = said["ask"], said["sft"]
     assert "the package soxr does not load (libsoxr.so.0: cannot open shared object file)" in asks
     assert f"{sys.executable} -m pip install --force-reinstall 'soxr>=" in asks
     assert "the package rich does not load: it needs not_there_at_all" in asks

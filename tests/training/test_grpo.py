@@ -57,6 +57,7 @@ def test_a_run_leaves_what_it_should(settings):
     assert not list((out / "rollouts").iterdir())
 
 
+@pytest.mark.slow
 def test_learning_raises_what_is_rewarded(settings):
     easy = small(
         settings.model.source, settings.out, "rollout.exact=false", "rollout.prompts=3", "rollout.group=8", "train.steps=16",
@@ -68,6 +69,7 @@ def test_learning_raises_what_is_rewarded(settings):
     assert sum(earned[-3:]) / 3 > sum(earned[:3]) / 3 + 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 3])
 def test_a_run_killed_between_steps_goes_on_exactly(settings, monkeypatch, save_every):
     several = (f"train.save_every={save_every}", "train.mini_batch=1", "train.epochs=2")
@@ -95,6 +97,7 @@ def test_a_run_killed_between_steps_goes_on_exactly(settings, monkeypatch, save_
         assert lines_of(killed.out)[0]["reused_rollouts"] == 4, "what was sampled is not sampled again"
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_samples_goes_on_exactly(settings, monkeypatch):
     grpo.train(settings)
     killed = elsewhere(settings, "killed")
@@ -160,6 +163,7 @@ def test_without_kl_there_is_no_reference(settings, monkeypatch):
     assert lines_of(settings.out)[0]["kl"] == 0.0
 
 
+@pytest.mark.slow
 def test_adapters_learn_and_are_merged(settings):
     learns = ("model.lora_rank=4", "train.learning_rate=1e-2", "train.steps=2", "rollout.group=8", "rollout.max_new_tokens=60")
     settings = small(settings.model.source, settings.out, *learns)

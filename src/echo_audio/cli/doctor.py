@@ -46,6 +46,7 @@ _NEEDS = {
     "report": (*_HEARING, "matplotlib"),
     "compare": _HEARING,
     "sft": (*_MODEL, "pyarrow", "accelerate", "peft"),
+    "grpo": (*_MODEL, "pyarrow", "accelerate", "peft", "matplotlib"),
 }
 
 
