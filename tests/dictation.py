@@ -79,7 +79,7 @@ def off_by(thinker: Thinker, encoded: Encoded) -> float:
     sampled = np.array(encoded.sampled)
     assert sampled.any()
     with torch.inference_mode():
-        full = thinker.score(encoded).numpy()
+        full = thinker.score(encoded).cpu().numpy()
     return float(np.abs(full - np.array(encoded.logprobs))[sampled].max())
 
 

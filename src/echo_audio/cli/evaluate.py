@@ -65,7 +65,8 @@ def _scenes(args: argparse.Namespace) -> int:
     about = {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model), "banks": [b.name for b in args.bank]}
     if args.out is not None:
         _same_run(args.out, about)
-    with loading(Manner(model=args.model, device=args.device, mode=Mode(args.mode))) as listener:
+    manner = Manner(model=args.model, device=args.device, mode=Mode(args.mode), at_once=args.in_flight)
+    with loading(manner) as listener:
         runs = {played: _pass(args, items, listener, played) for played in _passes(args)}
     truth = runs.pop(Played.CROP, [])
     scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about

@@ -62,6 +62,7 @@ class Manner:
 
     Args:
         other: what is played where `played` is SWAPPED.
+        at_once: transcripts in flight at once; the engine batches them.
     """
 
     model: str = TINY
@@ -71,6 +72,7 @@ class Manner:
     other: Recording | None = None
     limits: Limits = field(default_factory=Limits)
     sampling: Sampling = field(default_factory=Sampling)
+    at_once: int = MAX_AT_ONCE
 
 
 def add_manner(parser: ArgumentParser) -> None:
@@ -197,7 +199,7 @@ def load_engine(manner: Manner) -> tuple[ClosingEngine, PromptingFamily]:
     if manner.device is not None:
         _check_device(manner.device)
     try:
-        engine = LocalEngine.load(manner.model, device=manner.device, max_rows=MAX_AT_ONCE)
+        engine = LocalEngine.load(manner.model, device=manner.device, max_rows=manner.at_once)
     except torch.OutOfMemoryError:
         raise ModelError(
             f"{manner.model} does not fit into the memory of the GPU; free it, take a smaller model, or --device cpu"

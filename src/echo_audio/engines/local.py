@@ -25,7 +25,7 @@ from echo_audio.engines.jobs import Counters, Job
 from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, shared_prefix
 from echo_audio.engines.sampling import draw, random_state
 from echo_audio.errors import EngineError
-from echo_audio.listen import OnPiece, Request, Turn, TurnStop
+from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
 from echo_audio.models.thinker import Thinker
 
 _NOT_FINITE = (
@@ -237,7 +237,8 @@ class LocalEngine:
             batch.append(job)
         batch.sort(key=lambda j: j.row.slot if j.row else 0)
         longest = max(job.pending for job in batch)
-        embeds = [self._pending_embeds(job) for job in batch]
+        tokens = self._clips.tokens(clip.recording for job in batch for clip in _pending_clips(job))
+        embeds = [self._pending_embeds(job, tokens) for job in batch]
         padded = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True)
         self._ensure(batch)
         positions = torch.full((len(batch), longest), self._cache.trash)
@@ -276,17 +277,16 @@ class LocalEngine:
         # The position that only sits out rotates nothing that anybody sees: any valid rope position will do.
         return self.thinker.decode(embeds, where.clamp(max=n_visible), mask, self._cache)
 
-    def _pending_embeds(self, job: Job) -> Tensor:
-        """Embeddings (pending, hidden) of the positions still to compute, audio from the encoder cache."""
+    def _pending_embeds(self, job: Job, tokens_of: dict[str, Tensor]) -> Tensor:
+        """Embeddings (pending, hidden) of the positions still to compute; the audio tokens of clips are given by id."""
         start = len(job.keys) - job.pending
         ids = torch.tensor(job.request.encoded.ids[start:] + tuple(job.ids), device=self.thinker.device)
         embeds = self.thinker.embed(ids[: job.pending])
-        for clip in job.request.encoded.clips:
+        for clip in _pending_clips(job):
             offset = max(0, start - clip.position)
-            if offset < clip.n_tokens:
-                tokens = self._clips.tokens(clip.recording)[offset:]
-                at = clip.position + offset - start
-                embeds[at : at + len(tokens)] = tokens
+            tokens = tokens_of[clip.recording.id][offset:]
+            at = clip.position + offset - start
+            embeds[at : at + len(tokens)] = tokens
         return embeds
 
     def _sample(self, jobs: list[Job], hidden_BH: Tensor) -> None:
@@ -353,3 +353,9 @@ class LocalEngine:
         self._active.remove(job)
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
             job.future.set_exception(error)
+
+
+def _pending_clips(job: Job) -> list[Clip]:
+    """The clips of which some positions are still to compute."""
+    start = len(job.keys) - job.pending
+    return [clip for clip in job.request.encoded.clips if clip.position + clip.n_tokens > start]
