@@ -28,7 +28,8 @@ MANIFEST = "echo-manifest.json"
 _THINKER = "thinker."
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_SIDE_FILES = ("*.json", "merges.txt", "*.jinja", "spk_dict.pt", "LICENSE*")
+_SPEAKERS = "spk_dict.pt"
+_SIDE_FILES = ("*.json", "merges.txt", "*.jinja", _SPEAKERS, "LICENSE*")
 _NOT_COPIED = ("config.json", _INDEX, MANIFEST)
 _HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -188,6 +189,8 @@ def write(
         part.mkdir(parents=True)
         counts = _write_weights(weights, base, part, layout, kind, told)
         _copy_side_files(base.folder, part)
+        if layout is Layout.OMNI and not (part / _SPEAKERS).exists():
+            torch.save({}, part / _SPEAKERS)  # transformers asks for it even where the audio output is off
         _dump(part / "config.json", _config(base, layout, kind))
         files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(part.iterdir())}
         tensors = {"changed": counts.changed, "same": counts.same, "others": counts.others}

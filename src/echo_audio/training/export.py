@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,9 @@ def read_shares(folder: Path) -> dict[str, Tensor]:
         known = checkpoint.FileSystemReader(folder).read_metadata().state_dict_metadata
         kinds = {name: kind for name, kind in known.items() if isinstance(kind, TensorStorageMetadata)}
         tensors: dict[str, Any] = {n: torch.empty(kind.size, dtype=kind.properties.dtype) for n, kind in kinds.items()}
-        checkpoint.load(tensors, checkpoint_id=folder, no_dist=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is one process only is meant
+            checkpoint.load(tensors, checkpoint_id=folder, no_dist=True)
     except (OSError, ValueError, RuntimeError, checkpoint.CheckpointException) as error:
         raise ModelError(f"the shares of weights in {folder} do not load ({error}); export an earlier checkpoint") from None
     return tensors
