@@ -63,7 +63,7 @@ class Dictation:
         self.opening = family.text_ids("<think>")
         self.segments = [family.text_ids(text) for text in ("<seg>0.50, 3.50</seg>", "<seg>1.00, 4.00</seg>")]
         self.plans: dict[tuple[str, int], tuple[int, ...]] = {}
-        run.sampling.engine._draw = self.draw  # pyright: ignore[reportAttributeAccessIssue]
+        run.sampling.engine._draw = self.draw  # type: ignore[attr-defined]
 
     def plan(self, job: Job) -> tuple[int, ...]:
         """The ids of a turn."""

@@ -135,7 +135,7 @@ class FakeLLM:
                 if done or params.output_kind == "delta":
                     new = written[-1:] if params.output_kind == "delta" else written
                     yield self._output(new, logprobs[-len(new) :], ("stop" if stopped else "length") if done else None)
-        except GeneratorExit:
+        except (asyncio.CancelledError, GeneratorExit):
             if not done:
                 self.taken_back.append(request_id)
             raise

@@ -13,6 +13,7 @@ import asyncio
 import concurrent.futures
 import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _WORKER = "echo_audio.engines.vllm_worker"
 _AUDIO = "audio"
+_KEPT_FEATURES = 1024
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class VllmEngine:
         self.max_positions = min(family.max_positions, max_positions or family.max_positions)
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
-        self._computing: dict[str, asyncio.Future[Tensor]] = {}
+        self._computing: OrderedDict[str, asyncio.Future[Tensor]] = OrderedDict()
         self._threads = concurrent.futures.ThreadPoolExecutor(workers, "echo-logmel")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="echo-vllm", daemon=True)
@@ -294,16 +296,21 @@ class VllmEngine:
         assert features is not None
         item = self.library.audio_item(features)
         self._n_sent += 1
+        self._computing.pop(name, None)
         return item if cache is None else cache.get_and_update_item((item, []), name)[0]
 
     async def _features(self, recording: Recording) -> Tensor:
-        """Log-mel (128, n_frames) of a clip, computed once however many ask for it at the same time."""
+        """Log-mel (128, n_frames) of a clip, computed once however many ask for it before it is sent."""
         if recording.id not in self._computing:
             self._n_computed += 1
-            made = self._loop.run_in_executor(self._threads, _logmel_of, recording)
-            self._computing[recording.id] = made
-            made.add_done_callback(lambda _: self._computing.pop(recording.id, None))
-        return await asyncio.shield(self._computing[recording.id])
+            self._computing[recording.id] = self._loop.run_in_executor(self._threads, _logmel_of, recording)
+            while len(self._computing) > _KEPT_FEATURES:  # of requests that were cancelled before they were sent
+                self._computing.popitem(last=False)
+        try:
+            return await asyncio.shield(self._computing[recording.id])
+        except RuntimeError:
+            self._computing.pop(recording.id, None)
+            raise
 
     # ------------------------------------------------------------------------------------------ weights, end
 
