@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fake_vllm import FAKE, FakeLLM
-from grpo_helpers import SHORT, lines_of, short, small
+from grpo_helpers import SHORT, lines_of, small
 from safetensors.torch import load_file
 
 from echo_audio.engines.vllm import VllmEngine
@@ -22,6 +22,11 @@ from echo_audio.training.policy import make_policy
 from echo_audio.training.sync import VllmSampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def uneven(sample: rewards.Sample) -> float:
+    """A reward that differs within a group, so that there is something to learn."""
+    return sum(map(ord, sample.transcript.response)) % 7 / 7
 
 
 class Receiving(FakeLLM):
@@ -56,7 +61,7 @@ def loader(fakes: list[Receiving], *, ignores: bool = False):
 @pytest.fixture(autouse=True)
 def _easy(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setitem(rewards.REWARDS, SHORT, short)
+    monkeypatch.setitem(rewards.REWARDS, SHORT, uneven)
 
 
 def run(folder: Path, out: Path, monkeypatch, *, ignores: bool = False, rank: int = 0) -> tuple[list[dict[str, Any]], Receiving]:
@@ -72,7 +77,7 @@ def run(folder: Path, out: Path, monkeypatch, *, ignores: bool = False, rank: in
 def test_steps_with_new_weights_in_the_live_engine(folder, tmp_path, monkeypatch, rank):
     lines, fake = run(folder, tmp_path / "run", monkeypatch, rank=rank)
     assert len(lines) == 2
-    assert all(line["gap_max"] < 0.05 for line in lines), "the engine rounds to bfloat16, no more"
+    assert all(line["reward_deviation"] > 0 and line["gap_max"] < 0.05 for line in lines), "the engine rounds to bfloat16, no more"
     names = [call if isinstance(call, str) else call[0] for call in fake.calls]
     assert names == ["echo_take_weights", "prefix", "encoder"] * 3 + ["shutdown"]
 
