@@ -102,8 +102,7 @@ def gaps_of(engine: VllmEngine, thinker: Thinker, tokens: int = 24) -> list[floa
 def test_log_probabilities_over_three_relistens(omni: Path, engine: VllmEngine) -> None:
     thinker = Thinker.load(omni, dtype=torch.bfloat16, device="cuda")
     gaps = np.array(gaps_of(engine, thinker))
-    print("gap: mean {:.4f}, median {:.4f}, 99 % {:.4f}, largest {:.4f}, of {}".format(
-        gaps.mean(), np.median(gaps), np.quantile(gaps, 0.99), gaps.max(), len(gaps)))  # fmt: skip
+    print(f"gap: mean {gaps.mean():.4f}, median {np.median(gaps):.4f}, 99 % {np.quantile(gaps, 0.99):.4f}, largest {gaps.max():.4f}, of {len(gaps)}")  # fmt: skip
     assert gaps.mean() < MEAN and gaps.max() < TOLERANCE
 
 

@@ -77,7 +77,8 @@ def run(folder: Path, out: Path, monkeypatch, *, ignores: bool = False, rank: in
 def test_steps_with_new_weights_in_the_live_engine(folder, tmp_path, monkeypatch, rank):
     lines, fake = run(folder, tmp_path / "run", monkeypatch, rank=rank)
     assert len(lines) == 2
-    assert all(line["reward_deviation"] > 0 and line["gap_max"] < 0.05 for line in lines), "the engine rounds to bfloat16, no more"
+    assert all(line["reward_deviation"] > 0 for line in lines)
+    assert all(line["gap_max"] < 0.05 for line in lines), "the engine rounds to bfloat16, no more"
     names = [call if isinstance(call, str) else call[0] for call in fake.calls]
     assert names == ["echo_take_weights", "prefix", "encoder"] * 3 + ["shutdown"]
 

@@ -74,6 +74,7 @@ def _check(names: Sequence[str]) -> int:
 def _export(args: argparse.Namespace, run: str, out: Path) -> int:
     import torch
 
+    from echo_audio import __version__
     from echo_audio.models import folders, published
     from echo_audio.models.thinker import published_weights
     from echo_audio.training.export import Run
@@ -91,7 +92,7 @@ def _export(args: argparse.Namespace, run: str, out: Path) -> int:
         out,
         layout=published.Layout(args.layout),
         dtype=dtype,
-        about={"run": str(place), "base": str(base.folder)},
+        about={"echo_audio": __version__, "run": str(place), "base": str(base.folder)},
         told=lambda name: where.print(Text(f"writing {name}", "dim"), soft_wrap=True),
     )
     told = f"{counts.changed} weights changed, {counts.same} as in the base, {counts.others} of talker and token2wav untouched"

@@ -229,7 +229,7 @@ class VllmEngine:
             raise told.error from None
         except EngineError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever vLLM raises, this request failed and the others go on
+        except Exception as error:
             raise EngineError(f"vLLM failed on a request: {error.__cause__ or error}") from error
         finally:
             self._n_running -= 1
@@ -364,7 +364,7 @@ class VllmEngine:
     async def _asked(self, answer: Coroutine[Any, Any, T]) -> T:
         try:
             return await answer
-        except Exception as error:  # noqa: BLE001 - vLLM passes on whatever its process raised
+        except Exception as error:
             raise EngineError(f"vLLM could not change its state: {error}") from error
 
     def close(self) -> None:
@@ -409,7 +409,7 @@ def _guarded(on_piece: OnPiece) -> OnPiece:
     def told(piece: str) -> None:
         try:
             on_piece(piece)
-        except Exception as error:  # noqa: BLE001 - the caller's code may raise anything
+        except Exception as error:
             raise _Told(error) from error
 
     return told

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from echo_audio import __version__
 from echo_audio.errors import ConfigError, ModelError, TrainingError
 from echo_audio.models import folders
 
@@ -194,7 +193,7 @@ def write(
         _dump(part / "config.json", _config(base, layout, kind))
         files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(part.iterdir())}
         tensors = {"changed": counts.changed, "same": counts.same, "others": counts.others}
-        said = {"echo_audio": __version__, "layout": str(layout), "dtype": _name(kind), **(about or {})}
+        said = {"layout": str(layout), "dtype": _name(kind), **(about or {})}
         _dump(part / MANIFEST, {**said, "tensors": tensors, "files": files})
         if out.exists():
             out.rmdir()

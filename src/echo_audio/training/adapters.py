@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -44,8 +45,9 @@ def learned_weights(thinker: Thinker) -> Iterator[tuple[str, Tensor]]:
     for prefix, part in published_parts(thinker):
         for name, module in part.named_modules():
             if isinstance(module, LoraLayer):
-                weight = module.get_base_layer().weight.detach()
-                delta = sum(module.get_delta_weight(adapter).float() for adapter in module.active_adapters)
+                layer: Any = module
+                weight = layer.get_base_layer().weight.detach()
+                delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
                 yield f"{prefix}{name}.weight", (weight.float() + delta).to(weight.dtype)
         for name, weight in part.named_parameters():
             if weight.requires_grad and "lora_" not in name:

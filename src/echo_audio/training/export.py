@@ -146,17 +146,19 @@ def read_shares(folder: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: a share is missing or damaged.
     """
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        known = checkpoint.FileSystemReader(folder).read_metadata().state_dict_metadata
+        known = FileSystemReader(folder).read_metadata().state_dict_metadata
         kinds = {name: kind for name, kind in known.items() if isinstance(kind, TensorStorageMetadata)}
         tensors: dict[str, Any] = {n: torch.empty(kind.size, dtype=kind.properties.dtype) for n, kind in kinds.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process only is meant
-            checkpoint.load(tensors, checkpoint_id=folder, no_dist=True)
-    except (OSError, ValueError, RuntimeError, checkpoint.CheckpointException) as error:
+            load(tensors, checkpoint_id=folder, no_dist=True)
+    except (OSError, ValueError, RuntimeError, CheckpointException) as error:
         raise ModelError(f"the shares of weights in {folder} do not load ({error}); export an earlier checkpoint") from None
     return tensors
 
