@@ -116,7 +116,8 @@ def main() -> None:
     last = lines[-1]
     other = 1 - sum(last[f"{name}_s"] for name in COMPUTING) / last["step_s"]
     print(json.dumps({
-        "benchmark": "grpo_7b", "step_s": last["step_s"], "other_share": other, "target": 0.10, "tokens_per_s": last["tokens_per_s"],
+        "benchmark": "grpo_7b", "step_s": last["step_s"], "other_share": other, "target": 0.10,
+        "tokens_per_s": last["tokens_per_s"],
         "phases_s": {name: last[f"{name}_s"] for name in PHASES}, "tokens": last["tokens"], "segments": last["segments"],
         "gap": last["gap"], "gap_max": last["gap_max"], "peak_gb": peak_gb(), "steps": [line["step_s"] for line in lines],
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "torch": torch.__version__,

@@ -82,7 +82,8 @@ class Work:
 def work_of(thinker: Thinker, batch: list[Example], *, checkpointing: bool) -> Work:
     """What the real tokens of a batch need; adapters, log-mel and norms are left out."""
     text = thinker.decoder.config
-    layers = sum(w.numel() for n, w in thinker.decoder.named_parameters() if w.dim() == 2 and "embed" not in n and "lora" not in n)
+    matrices = [(name, weight.numel()) for name, weight in thinker.decoder.named_parameters() if weight.dim() == 2]
+    layers = sum(size for name, size in matrices if "embed" not in name and "lora" not in name)
     tower = sum(w.numel() for n, w in thinker.audio_tower.named_parameters() if w.dim() == 2 and "embed" not in n)
     lengths = [len(row.ids) for row in batch]
     decoder = 2.0 * layers * sum(lengths) + 2.0 * text.num_hidden_layers * text.hidden_size * sum(n * n for n in lengths)

@@ -1,6 +1,6 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--unseeded] [--no-waves] [--options '{"max_num_batched_tokens": 16384}']
+    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--unseeded] [--no-waves] [--options '{"option": 1}']
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
@@ -33,8 +33,8 @@ from echo_audio.listen import Clip, Encoded, Request, Sampling
 
 GROUP, TOKENS, TURNS = 8, 60, 3
 QUESTION = (
-    "What is the second sound after the dog stops barking, and how long does it last relative to the clip? Choose the answer from "
-    "['a car horn', 'rain', 'speech', 'a door']. Think step-by-step. Refer to the specific audio segments while thinking, and "
+    "What is the second sound after the dog stops barking, and how long does it last relative to the clip? Choose the answer "
+    "from ['a car horn', 'rain', 'speech', 'a door']. Think step-by-step. Refer to the specific audio segments while thinking, and "
     "indicate the corresponding timestamps. Answer in the format of <think>...</think><answer>...</answer>."
 )
 SEGMENT_S = (1.0, 4.0)
@@ -97,11 +97,17 @@ async def by_engine(engine: VllmEngine, seeds: range) -> int:
     return sum(await asyncio.gather(*(one(context, number) for context, number in contexts)))
 
 
+def exactly(engine: VllmEngine, n_tokens: int) -> Any:
+    """Settings of a raw request for so many tokens."""
+    return engine.library.sampling_params(
+        temperature=1.0, max_tokens=n_tokens, min_tokens=n_tokens, ignore_eos=True, detokenize=False,
+        output_kind=engine.library.final_only,
+    )  # fmt: skip
+
+
 async def by_waves(engine: VllmEngine, seeds: range) -> int:
     """Turn by turn, raw audio handed over again each time; placeholders are vLLM's to expand."""
-    family, params = engine.family, engine.library.sampling_params(
-        temperature=1.0, max_tokens=TOKENS, min_tokens=TOKENS, ignore_eos=True, detokenize=False, output_kind=engine.library.final_only
-    )
+    family, params = engine.family, exactly(engine, TOKENS)
     audio = family.audio_ids(1)
     head = [*family.head_ids(), *audio, *family.prompt_ids(QUESTION)]
     closing = [*family.text_ids("<seg>1.0, 4.0</seg>"), *audio]
@@ -125,9 +131,7 @@ async def by_waves(engine: VllmEngine, seeds: range) -> int:
 
 async def by_text(engine: VllmEngine) -> int:
     """The ceiling."""
-    params = engine.library.sampling_params(
-        temperature=1.0, max_tokens=180, min_tokens=180, ignore_eos=True, detokenize=False, output_kind=engine.library.final_only
-    )
+    params = exactly(engine, TOKENS * TURNS)
     head = list(engine.family.prompt_ids(QUESTION))[:20]
 
     async def one(number: int) -> int:
@@ -171,7 +175,8 @@ def main() -> None:
     result = {
         "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": found["engine"] / found["text"],
         "targets": {"transcripts_per_s": TARGET_PER_S, "ratio": TARGET_RATIO},
-        "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent, "settings": vars(given),
+        "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent,
+        "settings": vars(given),
     }  # fmt: skip
     engine.close()
     print(json.dumps(result))

@@ -21,7 +21,7 @@ from echo_audio.engines.vllm import Library
 from echo_audio.models.thinker import Thinker
 
 
-class Dead(Exception):
+class Dead(Exception):  # noqa: N818 - named as vLLM's is used here
     """The engine's process is gone."""
 
 

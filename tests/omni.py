@@ -17,8 +17,8 @@ SPEAKERS = b"not a pickle: whoever opens this file fails"
 
 def tiny_omni_config(thinker: dict[str, Any]) -> dict[str, Any]:
     """The config.json of the whole model around a thinker's."""
-    text, ids = thinker["text_config"], {k: v for k, v in thinker.items() if k.endswith(("_token_index", "_start_token_id", "_end_token_id"))}
-    width = text["hidden_size"]
+    ids = {k: v for k, v in thinker.items() if k.endswith(("_token_index", "_start_token_id", "_end_token_id"))}
+    width = thinker["text_config"]["hidden_size"]
     talker = {
         "model_type": "qwen2_5_omni_talker", "vocab_size": 64, "hidden_size": 16, "embedding_size": width,
         "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,

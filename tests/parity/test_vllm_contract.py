@@ -175,7 +175,7 @@ def test_a_dead_engine_says_why_to_all(thinker: Thinker, make: Make) -> None:
     transcript, _ = asyncio.run(reason(engine, thinker, 0))
     assert transcript.stop is Stop.ENGINE_ERROR
     assert "the GPU is full" in transcript.notes[-1].detail
-    with pytest.raises(EngineError, match="died .the GPU is full"):
+    with pytest.raises(EngineError, match=r"died .the GPU is full"):
         asyncio.run(engine.generate(request(thinker)))
 
 

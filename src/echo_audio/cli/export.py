@@ -52,7 +52,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("folders", nargs="+", metavar="RUN OUT", help="a run or model folder; and where to write, new or empty")
     parser.add_argument("--take", default="", metavar="WHICH", help="model, best, last or a step; model or else last by default")
-    parser.add_argument("--base", metavar="M", help="take names, shards and small files from this model, not from the run's source")
+    parser.add_argument("--base", metavar="M", help="take names, shards and small files from this model, not the run's")
     layouts, formats = ("omni", "thinker"), ("bfloat16", "float16", "float32")
     parser.add_argument("--layout", choices=layouts, default=layouts[0], help="omni, as published, or the thinker alone")
     parser.add_argument("--dtype", choices=formats, help="number format of the thinker; that of the base by default")

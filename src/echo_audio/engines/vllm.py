@@ -167,7 +167,8 @@ class VllmEngine:
 
         folder = folders.resolve(source)
         if "thinker_config" not in folders.read_json(folder / "config.json"):
-            raise ModelError(f"{folder} holds a thinker alone, and vLLM wants the published layout: echo-audio export {source} OUT")
+            cure = f"vLLM wants the published layout: echo-audio export {source} OUT"
+            raise ModelError(f"{folder} holds a thinker alone, and {cure}")
         family = Qwen25Omni.load(folder)
         arguments: dict[str, Any] = {
             "model": str(folder), "dtype": "bfloat16", "max_model_len": min(max_positions, family.max_positions),

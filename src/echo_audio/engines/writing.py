@@ -49,8 +49,7 @@ class Writing:
         before, self._text = self._text, self._text + piece
         self._ids.append(token)
         self._logprobs.append(logprob)
-        reach = max(map(len, self.stop), default=0) + len(piece)
-        ends = [end for stop in self.stop if (end := self._text.find(stop, max(0, len(self._text) - reach)) + len(stop)) >= len(stop)]
+        ends = self._ends(len(piece))
         if token in self.family.ends:
             self.ended = TurnStop.END
         elif ends:
@@ -61,6 +60,15 @@ class Writing:
             self.on_piece(piece[: min(ends) - len(before)] if ends else piece)
         # A character begun behind the stop text shows that the token overshoots it.
         self._pieces.append(piece + self._utf8.decode(b"", final=True) if ends else piece)
+
+    def _ends(self, n_new: int) -> list[int]:
+        """Where stop texts end that the last so many characters completed."""
+        ends: list[int] = []
+        for stop in self.stop:
+            at = self._text.find(stop, max(0, len(self._text) - n_new - len(stop) + 1))
+            if at >= 0:
+                ends.append(at + len(stop))
+        return ends
 
     def turn(self) -> Turn:
         """What came; a turn that its engine broke off has run out of its allowance."""

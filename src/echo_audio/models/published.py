@@ -149,7 +149,8 @@ def audit(weights: Mapping[str, Tensor], base: Base) -> None:
     problems += [f"{n} has the shape {ours[n]}, in the base {shapes[n]}" for n in both if ours[n] != shapes[n]]
     if problems:
         some = "; ".join(sorted(problems)[:3])
-        raise ModelError(f"{len(problems)} weights do not fit the base {base.folder} ({some}); give the --base it was trained from")
+        what = f"{len(problems)} weights do not fit the base {base.folder} ({some})"
+        raise ModelError(f"{what}; give the --base it was trained from")
 
 
 def write(
@@ -300,7 +301,8 @@ def check(folder: Path) -> int:
     here = {path.name for path in folder.iterdir() if path.name != MANIFEST}
     problems = [f"{name} is missing" for name in files.keys() - here]
     problems += [f"{name} is not in the manifest" for name in here - files.keys()]
-    problems += [f"{name} has other bytes" for name in sorted(files.keys() & here) if sha256(folder / name) != files[name]["sha256"]]
+    both = sorted(files.keys() & here)
+    problems += [f"{name} has other bytes" for name in both if sha256(folder / name) != files[name]["sha256"]]
     if problems:
         raise ModelError(f"{folder} is not what was exported: {'; '.join(sorted(problems)[:4])}; export or copy it again")
     return len(files)

@@ -73,8 +73,8 @@ class VllmSampling:
     def sync(self) -> None:
         """Hand the policy's weights over; nothing computed with older ones is used again."""
         self.policy.eval()
-        shared = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(prefix="echo-weights-", dir=shared if shared.is_dir() else None) as folder, torch.no_grad():
+        memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="echo-weights-", dir=memory) as folder, torch.no_grad():
             path = Path(folder) / "weights.safetensors"
             learned = adapters.learned_weights(self.policy.thinker)
             dtype = torch.bfloat16  # vLLM's
