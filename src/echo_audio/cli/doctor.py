@@ -47,6 +47,7 @@ _NEEDS = {
     "compare": _HEARING,
     "sft": (*_MODEL, "pyarrow", "accelerate", "peft"),
     "grpo": (*_MODEL, "pyarrow", "accelerate", "peft", "matplotlib"),
+    "export": (*_MODEL, "pyarrow", "accelerate", "peft"),
 }
 
 

@@ -188,17 +188,22 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"
 _SIDE_FILES = ("*.json", "merges.txt", "*.jinja", "spk_dict.pt")
 
 
+def published_parts(thinker: Thinker) -> list[tuple[str, nn.Module]]:
+    """The parts of a thinker, each with what published checkpoints put before the names of its weights."""
+    parts = [(_PUBLISHED[name], child) for name, child in thinker._inner.named_children() if name in _PUBLISHED]
+    if thinker.model.lm_head.weight is not thinker.decoder.embed_tokens.weight:
+        parts.append(("lm_head.", thinker.model.lm_head))
+    return parts
+
+
 def published_weights(thinker: Thinker, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights on the CPU under the names of the published thinkers, whatever transformers calls them.
 
     Raises:
         TrainingError: a weight is NaN or infinite, or adapters are not merged.
     """
-    parts = [(_PUBLISHED[name], child) for name, child in thinker._inner.named_children() if name in _PUBLISHED]
-    if thinker.model.lm_head.weight is not thinker.decoder.embed_tokens.weight:
-        parts.append(("lm_head.", thinker.model.lm_head))
     weights: dict[str, Tensor] = {}
-    for prefix, part in parts:
+    for prefix, part in published_parts(thinker):
         for name, tensor in part.state_dict().items():
             if "lora_" in name:
                 raise TrainingError("the adapters are not merged into the weights; call merge_and_unload first")

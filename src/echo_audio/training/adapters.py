@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from echo_audio.models.thinker import Thinker
+from torch import Tensor
+
+from echo_audio.models.thinker import Thinker, published_parts
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -30,6 +33,25 @@ def merge(thinker: Thinker) -> None:
         module.merge()
         parent, _, child = name.rpartition(".")
         setattr(thinker.model.get_submodule(parent), child, module.get_base_layer())
+
+
+def learned_weights(thinker: Thinker) -> Iterator[tuple[str, Tensor]]:
+    """What training has changed, under published names, adapters folded in; the thinker stays as it is.
+
+    Folding is done in float32, one weight at a time, on the weights' own device.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for prefix, part in published_parts(thinker):
+        for name, module in part.named_modules():
+            if isinstance(module, LoraLayer):
+                layer: Any = module
+                weight = layer.get_base_layer().weight.detach()
+                delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
+                yield f"{prefix}{name}.weight", (weight.float() + delta).to(weight.dtype)
+        for name, weight in part.named_parameters():
+            if weight.requires_grad and "lora_" not in name:
+                yield prefix + name, weight.detach()
 
 
 def widen(thinker: Thinker) -> None:

@@ -31,7 +31,7 @@ from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Reference, make_policy
 from echo_audio.training.prompts import DrawnRows, Place, Prompts, StoredRows
 from echo_audio.training.rollouts import Key, Rollout, RolloutLog, Sampler, rewarded
-from echo_audio.training.sync import SamplingEngine
+from echo_audio.training.sync import sampling_of
 from echo_audio.training.tracker import Tracker
 from echo_audio.training.update import Learned, Updater, learned
 
@@ -112,8 +112,8 @@ class GrpoRun:
         self.updater = Updater(self.policy, reference, settings, crew)
         self.checkpoints = Checkpoints(self.out / "checkpoints", crew)
         self.position = self.checkpoints.load(self.updater)
-        self.sampling = SamplingEngine(self.policy, settings, crew)
-        self.sampler = Sampler(self.sampling.engine, settings.rollout, settings.train.seed)
+        self.sampling = sampling_of(self.policy, settings, crew)
+        self.sampler = Sampler(self.sampling.engine, self.policy.thinker, settings.rollout, settings.train.seed)
         self.prompts = _prompts(settings, self.family)
         self.lines = self._take_up()
         self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track and crew.first)

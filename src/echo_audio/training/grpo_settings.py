@@ -71,6 +71,9 @@ class RolloutSettings(Settings):
         in_flight: transcripts at once on each process.
         resample: times that a group without variance is replaced by one of another prompt.
         dtype: of the engine's weights; empty for those of the trainer, which one process then shares with it.
+        engine: "local", or "vllm" on the same GPU (docs/running.md).
+        gpu_memory: share of the GPU's memory that vLLM takes.
+        eager: vLLM without CUDA graphs: starts sooner, samples slower.
         exact: one transcript at a time and nothing reused, so that a run repeats bit for bit on a CPU. Slow.
     """
 
@@ -88,6 +91,9 @@ class RolloutSettings(Settings):
     in_flight: int = Field(default=64, ge=1)
     resample: int = Field(default=0, ge=0, le=8)
     dtype: Literal["", "float32", "bfloat16"] = ""
+    engine: Literal["local", "vllm"] = "local"
+    gpu_memory: float = Field(default=0.45, gt=0, lt=1)
+    eager: bool = False
     exact: bool = False
 
     @property

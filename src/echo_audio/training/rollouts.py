@@ -19,8 +19,9 @@ from echo_audio.data.transcripts import question_of
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.local import LocalEngine
 from echo_audio.errors import DataError, TrainingError, TranscriptError
-from echo_audio.listen import Encoded, Sampling, listen
+from echo_audio.listen import Encoded, Engine, Sampling, listen
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
+from echo_audio.models.thinker import Thinker
 from echo_audio.scoring.rewards import Reward, Rewarded, Sample
 from echo_audio.training.grpo_settings import RolloutSettings
 from echo_audio.training.prompts import Place, Prompt
@@ -85,11 +86,13 @@ class Sampler:
 
     Args:
         engine: where tokens come from; its weights are those of the policy.
+        thinker: the policy's, whose tokens they are; exact rollouts sample from it alone.
         settings: how to sample.
         seed: of the run. The draws of a transcript follow from it, its place and its number, and from nothing else.
     """
 
-    engine: LocalEngine
+    engine: Engine
+    thinker: Thinker
     settings: RolloutSettings
     seed: int
 
@@ -123,18 +126,18 @@ class Sampler:
 
     async def _listen(self, prompt: Prompt, key: Key) -> Transcript:
         """One transcript; an engine that fails is asked once more."""
-        thinker = self.engine.thinker
+        thinker = self.thinker
         question, how = question_of(prompt.row), self.settings
         sampling = Sampling(how.temperature, seed=self._seed(prompt.place, key.number))
         encoder = TranscriptEncoder(thinker.family, prompt.recording)
         for _ in range(2):
-            engine = LocalEngine(thinker) if how.exact else self.engine
+            alone = LocalEngine(thinker) if how.exact else None
             opened = Transcript.open(question, thinker.family.prompt(question, how.mode), how.mode)
             try:
-                transcript = await listen(opened, engine, encoder, how.limits, sampling)
+                transcript = await listen(opened, alone or self.engine, encoder, how.limits, sampling)
             finally:
-                if engine is not self.engine:
-                    engine.close()
+                if alone is not None:
+                    alone.close()
             if transcript.stop is not Stop.ENGINE_ERROR:
                 return transcript
         raise TrainingError(f"a transcript about {prompt.row.id} cannot be sampled: {transcript.notes[-1].detail}")

@@ -1,0 +1,199 @@
+"""Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
+
+    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--unseeded] [--no-waves] [--options '{"option": 1}']
+
+FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
+10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
+model never asks for a segment, so after each turn of 60 tokens a fixed one is appended, for both sides alike.
+
+    waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again
+    engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
+    text     the ceiling: 256 sequences of 180 tokens without audio
+
+All three run on the same AsyncLLM with prefix caching on; recordings differ between the sides, so that none finds the
+other's audio in a cache. The last line is one JSON object: transcripts_per_s of each, ratio of engine to waves, share of
+the text-only ceiling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+
+from echo_audio.audio import SAMPLE_RATE, Recording
+from echo_audio.engines.vllm import VllmEngine
+from echo_audio.listen import Clip, Encoded, Request, Sampling
+
+GROUP, TOKENS, TURNS = 8, 60, 3
+QUESTION = (
+    "What is the second sound after the dog stops barking, and how long does it last relative to the clip? Choose the answer "
+    "from ['a car horn', 'rain', 'speech', 'a door']. Think step-by-step. Refer to the specific audio segments while thinking, and "
+    "indicate the corresponding timestamps. Answer in the format of <think>...</think><answer>...</answer>."
+)
+SEGMENT_S = (1.0, 4.0)
+TARGET_PER_S, TARGET_RATIO = 90.0, 5.0
+
+
+def noise(seed: int, seconds: float = 10.0) -> Recording:
+    """A recording of its own for every seed."""
+    samples = np.random.default_rng(seed).standard_normal(round(seconds * SAMPLE_RATE)) * 0.1
+    return Recording(samples.astype(np.float32))
+
+
+class Context:
+    """A transcript's ids and clips while it grows."""
+
+    def __init__(self, engine: VllmEngine, recording: Recording) -> None:
+        self.family, self.recording = engine.family, recording
+        begin, end = (round(second * SAMPLE_RATE) for second in SEGMENT_S)
+        self.segment = Recording(recording.samples[begin:end].copy())
+        self.ids: list[int] = list(self.family.head_ids())
+        self.clips: list[Clip] = []
+        self.hear(recording)
+        self.ids += self.family.prompt_ids(QUESTION)
+        self.closing = self.family.text_ids("<seg>1.0, 4.0</seg>")
+
+    def hear(self, clip: Recording) -> None:
+        """Append a clip."""
+        n_tokens = self.family.n_audio_tokens(clip.n_samples)
+        self.clips.append(Clip(len(self.ids) + 1, n_tokens, clip))
+        self.ids += self.family.audio_ids(n_tokens)
+
+    def write(self, ids: list[int], *, more: bool) -> None:
+        """Append a turn, and the segment it did not ask for."""
+        self.ids += ids
+        if more:
+            self.ids += self.closing
+            self.hear(self.segment)
+
+    @property
+    def encoded(self) -> Encoded:
+        """As an engine wants it."""
+        n = len(self.ids)
+        return Encoded(tuple(self.ids), (False,) * n, (0.0,) * n, tuple(self.clips))
+
+
+async def by_engine(engine: VllmEngine, seeds: range) -> int:
+    """Every transcript by its own clock; tokens sampled."""
+    contexts = [(Context(engine, recording), number) for recording in map(noise, seeds) for number in range(GROUP)]
+
+    async def one(context: Context, number: int) -> int:
+        tokens, session = 0, uuid.uuid4().hex
+        for turn in range(TURNS):
+            sampling = Sampling(1.0, seed=number)
+            asked = Request(context.encoded, ("</seg>",), TOKENS, sampling, turn, session)
+            written = await engine.generate(asked)
+            tokens += len(written.ids)
+            context.write(list(written.ids), more=turn < TURNS - 1)
+        return tokens
+
+    return sum(await asyncio.gather(*(one(context, number) for context, number in contexts)))
+
+
+def exactly(engine: VllmEngine, n_tokens: int) -> Any:
+    """Settings of a raw request for so many tokens."""
+    return engine.library.sampling_params(
+        temperature=1.0, max_tokens=n_tokens, min_tokens=n_tokens, ignore_eos=True, detokenize=False,
+        output_kind=engine.library.final_only,
+    )  # fmt: skip
+
+
+async def by_waves(engine: VllmEngine, seeds: range) -> int:
+    """Turn by turn, raw audio handed over again each time; placeholders are vLLM's to expand."""
+    family, params = engine.family, exactly(engine, TOKENS)
+    audio = family.audio_ids(1)
+    head = [*family.head_ids(), *audio, *family.prompt_ids(QUESTION)]
+    closing = [*family.text_ids("<seg>1.0, 4.0</seg>"), *audio]
+    states = [(list(head), [recording.samples]) for recording in map(noise, seeds) for _ in range(GROUP)]
+    tokens = 0
+
+    async def one(ids: list[int], clips: list[Any]) -> list[int]:
+        prompt = {"prompt_token_ids": ids, "multi_modal_data": {"audio": [(clip, SAMPLE_RATE) for clip in clips]}}
+        return [list(out.outputs[0].token_ids) async for out in engine.llm.generate(prompt, params, uuid.uuid4().hex)][-1]
+
+    for turn in range(TURNS):
+        written = await asyncio.gather(*(one(ids, clips) for ids, clips in states))
+        tokens += sum(map(len, written))
+        more = turn < TURNS - 1
+        states = [
+            (ids + new + closing * more, clips + [clips[0][SAMPLE_RATE : 4 * SAMPLE_RATE]] * more)
+            for (ids, clips), new in zip(states, written, strict=True)
+        ]
+    return tokens
+
+
+async def by_text(engine: VllmEngine) -> int:
+    """The ceiling."""
+    params = exactly(engine, TOKENS * TURNS)
+    head = list(engine.family.prompt_ids(QUESTION))[:20]
+
+    async def one(number: int) -> int:
+        prompt = engine.library.tokens_input([*head, 1000 + number])
+        return [len(out.outputs[0].token_ids) async for out in engine.llm.generate(prompt, params, uuid.uuid4().hex)][-1]
+
+    return sum(await asyncio.gather(*(one(number) for number in range(256))))
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parse()
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    began = time.perf_counter()
+    engine = VllmEngine.load(
+        given.folder, max_positions=4096, max_rows=given.rows, seeded=not given.unseeded, workers=given.workers,
+        **({"load_format": "dummy"} | json.loads(given.options)),
+    )  # fmt: skip
+    print(f"loaded in {time.perf_counter() - began:.0f} s", flush=True)
+    n = given.prompts
+    sides: dict[str, tuple[Any, int]] = {"engine": (lambda: by_engine(engine, range(10_000, 10_000 + n)), n * GROUP)}
+    if not given.no_waves:
+        sides["waves"] = (lambda: by_waves(engine, range(20_000, 20_000 + n)), n * GROUP)
+    sides["text"] = (lambda: by_text(engine), 256)
+    on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
+    on_loop(by_waves(engine, range(1, 2)))
+    asyncio.run(by_engine(engine, range(2, 4)))  # warm
+    found: dict[str, float] = {}
+    sent = engine.clips_sent
+    for name, (run, n_transcripts) in sides.items():
+        began = time.perf_counter()
+        tokens = asyncio.run(run()) if name == "engine" else on_loop(run())
+        seconds = time.perf_counter() - began
+        found[name] = n_transcripts / seconds
+        print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
+        if name == "engine":
+            sent = engine.clips_sent - sent
+    print(f"clips sent by the engine: {sent} (of {n * 2} different ones)")
+    ratio = found["engine"] / found["waves"] if "waves" in found else None
+    result = {
+        "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": found["engine"] / found["text"],
+        "targets": {"transcripts_per_s": TARGET_PER_S, "ratio": TARGET_RATIO},
+        "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent,
+        "settings": vars(given),
+    }  # fmt: skip
+    engine.close()
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--unseeded", action="store_true", help="vLLM draws all rows together")
+    parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
+    parser.add_argument("--options", default="{}", help="more of vLLM's arguments, as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""A turn while it comes: ids in, pieces of text out, and where it ends. Everything is found from the ids."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from echo_audio.listen import OnPiece, Turn, TurnStop
+from echo_audio.models.qwen2_5_omni import Qwen25Omni
+
+
+@dataclass(slots=True)
+class Writing:
+    """Collects the ids of one turn.
+
+    Args:
+        family: whose ids they are.
+        stop: texts whose completion ends the turn.
+        allowance: ids at most.
+        on_piece: told of each piece, without what overshoots a stop text.
+    """
+
+    family: Qwen25Omni
+    stop: tuple[str, ...]
+    allowance: int
+    on_piece: OnPiece | None = None
+    ended: TurnStop | None = None
+    _ids: list[int] = field(default_factory=list)
+    _logprobs: list[float] = field(default_factory=list)
+    _pieces: list[str] = field(default_factory=list)
+    _text: str = ""
+    _utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def take(self, ids: Sequence[int], logprobs: Sequence[float]) -> bool:
+        """Add what was sampled; ids behind the end of the turn are dropped.
+
+        Returns:
+            Whether the turn has ended.
+        """
+        for token, logprob in zip(ids, logprobs, strict=True):
+            if self.ended is not None:
+                break
+            self._add(token, min(0.0, logprob))
+        return self.ended is not None
+
+    def _add(self, token: int, logprob: float) -> None:
+        piece = "" if token in self.family.ends else self._utf8.decode(self.family.token_bytes[token])
+        before, self._text = self._text, self._text + piece
+        self._ids.append(token)
+        self._logprobs.append(logprob)
+        ends = self._ends(len(piece))
+        if token in self.family.ends:
+            self.ended = TurnStop.END
+        elif ends:
+            self.ended = TurnStop.TEXT
+        elif len(self._ids) >= self.allowance:
+            self.ended = TurnStop.LENGTH
+        if self.on_piece is not None and piece:
+            self.on_piece(piece[: min(ends) - len(before)] if ends else piece)
+        # A character begun behind the stop text shows that the token overshoots it.
+        self._pieces.append(piece + self._utf8.decode(b"", final=True) if ends else piece)
+
+    def _ends(self, n_new: int) -> list[int]:
+        """Where stop texts end that the last so many characters completed."""
+        ends: list[int] = []
+        for stop in self.stop:
+            at = self._text.find(stop, max(0, len(self._text) - n_new - len(stop) + 1))
+            if at >= 0:
+                ends.append(at + len(stop))
+        return ends
+
+    def turn(self) -> Turn:
+        """What came; a turn that its engine broke off has run out of its allowance."""
+        return Turn(tuple(self._ids), tuple(self._logprobs), tuple(self._pieces), self.ended or TurnStop.LENGTH)
