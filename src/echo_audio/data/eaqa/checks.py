@@ -16,7 +16,9 @@ from echo_audio.errors import DataError
 from echo_audio.scoring.answers import normalised, strict_score
 
 _LABEL_ID = re.compile(r"/[mtg]/[0-9a-z_]{2,}")
-_SOURCES = re.compile(r"\b(?:metadata|annotations?|captions?|labels?|labelled|labeled|the facts|provided (?:text|information))\b", re.I)
+_SOURCES = re.compile(
+    r"\b(?:metadata|annotations?|captions?|labels?|labelled|labeled|the facts|provided (?:text|information))\b", re.IGNORECASE
+)
 _TIMES = re.compile(r"\b\d+\.\d+\s*(?:s|sec|seconds)\b", re.I)
 _NAMED_BEFORE = 12
 """Words before a segment that say what it is about."""

@@ -33,7 +33,7 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("an endpoint's url must be a web address like https://host/v1, or 'test'")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError("an endpoint's url must not hold a password or a query; put the key into an environment variable (key_env)")
+        raise ConfigError("an endpoint's url must hold no password and no query; put the key where key_env says")
     return url.rstrip("/")
 
 

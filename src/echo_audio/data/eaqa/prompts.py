@@ -54,8 +54,12 @@ def load_prompts(folder: str = "") -> Prompts:
         raise ConfigError(f"{own} is no folder of prompts; correct `prompts`")
     files = {name: _read(f"{name}.txt", own) for name in NAMES}
     kinds = _read("kinds.toml", own)
-    hashes = {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in {**files, "kinds": kinds}.items()}
+    hashes = {name: _digest(text) for name, text in {**files, "kinds": kinds}.items()}
     return Prompts(files, _kinds(kinds), hashes)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _read(name: str, own: Path | None) -> str:

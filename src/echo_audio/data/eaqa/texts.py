@@ -6,12 +6,13 @@ import re
 from collections import Counter
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-_COMMON = frozenset(
+_COMMON_WORDS = (
     "the a an is are it its to of in and that this i at on for with as by be was from then so not which there no first "
-    "has have after before than one or but when while my me".split()
+    "has have after before than one or but when while my me"
 )
 """Words that make up a third of any English text."""
-_ENDS = ('.', '!', '?', '"', "'", ")", "”", "’")
+_COMMON = frozenset(_COMMON_WORDS.split())
+_ENDS = (".", "!", "?", '"', "'", ")", "”", "’")
 
 
 def words_of(text: str) -> list[str]:
