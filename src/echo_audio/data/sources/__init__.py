@@ -1,0 +1,1 @@
+"""Labelled recordings from elsewhere: one file for each source."""

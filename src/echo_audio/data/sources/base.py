@@ -1,0 +1,121 @@
+"""What a source of labelled recordings gives to the data engine: recordings with what is known about them, or skips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from echo_audio.audio import Recording, load
+from echo_audio.data.rows import KnownEvent
+from echo_audio.errors import DataError
+
+AUDIO_SUFFIXES = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".mp4", ".webm")
+_PAST_END_S = 0.1
+"""Labels are rounded: an event may end this much behind the recording, and is cut there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that the source itself asks."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    kind: str = "asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A recording and what its source vouches for.
+
+    Args:
+        id: unique in its source.
+        load: decodes the recording; raises an AudioError where it cannot be used.
+        events: labelled spans in seconds, unchecked; names that a listener would use.
+        texts: what the source says in words ("caption", "key").
+        asked: a question of the source's own; then none is written.
+        origin: how to find it again, for the provenance of its rows.
+    """
+
+    id: str
+    load: Callable[[], Recording]
+    events: tuple[KnownEvent, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    asked: Asked | None = None
+    origin: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something of a source that cannot be used; counted and listed, never fatal."""
+
+    id: str
+    reason: str
+
+
+class Source(Protocol):
+    """Labelled recordings, always in the same order."""
+
+    def items(self) -> Iterator[Labelled | Skipped]:
+        """Each recording, or why it is left out."""
+        ...
+
+
+def usable_events(events: Iterable[KnownEvent], duration_s: float) -> tuple[tuple[KnownEvent, ...], list[str]]:
+    """The events that lie inside a recording, by start, and why each other one does not.
+
+    An event that runs over the end by up to 0.1 s is cut there.
+    """
+    kept: list[KnownEvent] = []
+    wrong: list[str] = []
+    for event in events:
+        span = f"{event.label} {event.start_s:g} to {event.end_s:g} s"
+        if not (math.isfinite(event.start_s) and math.isfinite(event.end_s)) or event.start_s < 0:
+            wrong.append(f"event times are no span: {span}")
+        elif event.end_s <= event.start_s:
+            wrong.append(f"event has no length: {span}")
+        elif event.end_s > duration_s + _PAST_END_S or event.start_s >= duration_s:
+            wrong.append(f"event lies outside the recording of {duration_s:.2f} s: {span}")
+        else:
+            kept.append(event.model_copy(update={"end_s": min(event.end_s, duration_s)}))
+    return tuple(sorted(kept, key=lambda e: (e.start_s, e.end_s, e.label))), wrong
+
+
+class AudioFolder:
+    """Audio files of a folder and the folders in it, found by their names without suffix.
+
+    Raises:
+        DataError: not a folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder} is no folder of recordings; correct the path")
+        self.files: dict[str, Path] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                self.files.setdefault(path.stem, path)
+
+    def find(self, names: Iterable[str]) -> Path | None:
+        """The file of the first of these names that there is."""
+        return next((self.files[name] for name in names if name in self.files), None)
+
+
+def loader(path: Path) -> Callable[[], Recording]:
+    """What decodes the file when it is asked to."""
+    return lambda: load(path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a label file.
+
+    Raises:
+        DataError: it is missing or no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text ({error}); correct the path, or save it as UTF-8") from None
