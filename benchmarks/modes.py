@@ -1,6 +1,6 @@
-"""The three ways of listening side by side: conditioned, grounded, interleaved, and grounded weights that are played their segments.
+"""The three ways of listening side by side, and grounded weights that are played the segments they write.
 
-Each is some folders of `echo-audio eval scenes --out`, one for each seed, over the same questions; all seeds are pooled, kind by kind.
+Each is some folders of `echo-audio eval scenes --out`, one a seed, over the same questions; the seeds are pooled, kind by kind.
 Prints a table and, last, one JSON object: python benchmarks/modes.py CONDITIONED,... GROUNDED,... INTERLEAVED,... PLAYED,...
 """
 

@@ -34,8 +34,8 @@ from echo_audio.listen import Clip, Encoded, Request, Sampling
 GROUP, TOKENS, TURNS = 8, 60, 3
 QUESTION = (
     "What is the second sound after the dog stops barking, and how long does it last relative to the clip? Choose the answer "
-    "from ['a car horn', 'rain', 'speech', 'a door']. Think step-by-step. Refer to the specific audio segments while thinking, and "
-    "indicate the corresponding timestamps. Answer in the format of <think>...</think><answer>...</answer>."
+    "from ['a car horn', 'rain', 'speech', 'a door']. Think step-by-step. Refer to the specific audio segments while thinking, "
+    "and indicate the corresponding timestamps. Answer in the format of <think>...</think><answer>...</answer>."
 )
 SEGMENT_S = (1.0, 4.0)
 TARGET_PER_S, TARGET_RATIO = 90.0, 5.0

@@ -19,7 +19,8 @@ from fake_vllm import FAKE, FakeLLM, Known
 from helpers import noise
 
 from echo_audio.encoding import TranscriptEncoder
-from echo_audio.engines.vllm import VllmEngine, forbidden_ids, sampled_logprobs, seed_of
+from echo_audio.engines.sampling import seed_of
+from echo_audio.engines.vllm import VllmEngine, forbidden_ids, sampled_logprobs
 from echo_audio.errors import EngineError
 from echo_audio.listen import Limits, Request, Sampling, TurnStop, listen
 from echo_audio.models.thinker import Thinker

@@ -23,6 +23,12 @@ def random_state(sampling: Sampling, turn: int) -> np.random.Generator:
     return np.random.default_rng([sampling.seed % 2**63, turn])
 
 
+def seed_of(sampling: Sampling, turn: int) -> int:
+    """The seed of one turn of one transcript, for engines that draw themselves."""
+    state = np.random.SeedSequence([sampling.seed % 2**63, turn]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
 def draw(
     logits_BV: Tensor, how: Sequence[Sampling], states: Sequence[np.random.Generator]
 ) -> tuple[list[int], list[float]]:

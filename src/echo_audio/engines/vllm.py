@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from echo_audio.audio import Recording
+from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError, MissingExtraError, ModelError
-from echo_audio.listen import Clip, OnPiece, Request, Sampling, Turn, TurnStop
+from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
 from echo_audio.models import folders
 from echo_audio.models.logmel import logmel
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
@@ -418,12 +418,6 @@ def _guarded(on_piece: OnPiece) -> OnPiece:
 
 def _logmel_of(recording: Recording) -> Tensor:
     return logmel([recording.samples])[0]
-
-
-def seed_of(sampling: Sampling, turn: int) -> int:
-    """The seed of one turn of one transcript."""
-    state = np.random.SeedSequence([sampling.seed % 2**63, turn]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
 
 
 def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:
