@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, whole
+from echo_audio.cli.attention import add_attention
 from echo_audio.cli.benchmark import add_benchmarks
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--device", help="cpu or cuda; a GPU where there is one")
     scenes.set_defaults(run=_scenes)
     add_benchmarks(verbs)
+    add_attention(verbs)
     compare = verbs.add_parser("compare", help="two runs on the same questions, with a paired test")
     compare.add_argument("first", type=Path, help="folder of --out")
     compare.add_argument("second", type=Path)
