@@ -14,6 +14,7 @@ from echo_audio.audio import SAMPLE_RATE, Recording, encode_flac
 from echo_audio.cli import session
 from echo_audio.engines.scripted import Script, ScriptedEngine, ScriptedFamily
 from echo_audio.listen import OnPiece, Request, Turn
+from echo_audio.models import folders
 from echo_audio.transcript import Mode, Question
 
 REASONING = ("<think>I look for the bell <seg>1.2, 1.9</seg>", ", and it is bright.</think>\n<answer>a bell</answer>")
@@ -64,6 +65,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The engine every model name leads to; set its `turns`."""
     scripted = Engine(REASONING)
     monkeypatch.setattr(session, "load_engine", lambda _: (scripted, Family()))
+    monkeypatch.setattr(folders, "resolve", Path)
     return scripted
 
 

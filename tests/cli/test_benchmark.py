@@ -11,6 +11,7 @@ import pytest
 from echo_audio.audio import SAMPLE_RATE, Recording, save_wav
 from echo_audio.evaluation import items as items_module
 from echo_audio.evaluation.export import as_official_script
+from echo_audio.models import folders
 
 ANSWERS = ("a bell", "a dog", "a bell", "a cow", "a bell")
 
@@ -172,3 +173,18 @@ def test_a_second_writer_is_refused(evaluate, tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         said = evaluate("--n", 1)
     assert said.code == 2 and "another process is writing" in said.err
+
+
+def test_the_commit_of_a_hub_model_is_part_of_the_configuration(evaluate, tmp_path, monkeypatch):
+    """The same hub id at another commit is another model, and does not mix into the run."""
+    cache = tmp_path / "models--us--model" / "snapshots"
+    configs = []
+    for commit in ("aaa", "bbb"):
+        (cache / commit).mkdir(parents=True)
+        (cache / commit / "model.safetensors").write_text(commit)
+        monkeypatch.setattr(folders, "resolve", lambda _, commit=commit: cache / commit)
+        assert evaluate("--model", "us/model", out=commit).code == 0
+        about = json.loads((tmp_path / commit / "run.json").read_text())
+        assert (about["model"], about["revision"]) == ("us/model", commit)
+        configs.append(about["config"])
+    assert configs[0] != configs[1]

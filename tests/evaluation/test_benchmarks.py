@@ -66,7 +66,7 @@ def test_what_the_facts_say_of_constant_answers_comes_out_of_the_exported_file(q
         ({}, 0.0),
     ):
         path = tmp_path / benchmark.submission
-        rows = submission(got.records, answers, {})
+        rows = submission(got.records, answers, {}, got.benchmark)
         validate(rows, got.records, benchmark)
         write_submission(path, rows)
         text = path.read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_path_is_found_below_the_folder(tmp_path):
 
 def test_a_submission_that_would_be_misread_is_refused(tmp_path):
     got = mini(tmp_path, row(1), row(2))
-    good = submission(got.records, {"q1": "Man"}, {"q1": "hm"})
+    good = submission(got.records, {"q1": "Man"}, {"q1": "hm"}, MINI)
     validate(good, got.records, MINI)
     assert [good[0][key] for key in KEYS] == ["Man"] * 3 and good[1]["model_output"] == ""
     for bad in (
@@ -167,3 +167,36 @@ def test_the_frame_holds_mmsu_and_mmau_pro(tmp_path):
     got = load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
     assert [r.key for r in got.records] == ["1"]
     assert got.counted["left out: about several recordings"] == got.counted["left out: judged by a model"] == 1
+
+
+def test_the_submission_of_mmsu_has_the_letters_its_script_reads(tmp_path):
+    """mmsu_evaluation.py compares the choice behind the first letter of `response` with `answer_gt`."""
+    sparse = {"audio_path": "1.wav", "question": "Who?", "choice_a": None, "choice_b": "male", "choice_c": None}
+    sparse["choice_d"] = "female"
+    full = {"audio_path": "2.wav", "question": "Who?", "choice_a": "x", "choice_b": "y", "choice_c": "z", "choice_d": "w"}
+    asked = (("1", sparse, "female"), ("2", full, "y"), ("3", full, "D"))
+    lines = [{"id": name, **fields, "answer_gt": answer} for name, fields, answer in asked]
+    (tmp_path / "mmsu.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    got = load_benchmark(BENCHMARKS["mmsu"], tmp_path)
+    assert got.records[0].choices == ("male", "female") and got.records[2].answer == "w"
+    rows = submission(got.records, {"1": "female", "2": "x"}, {}, got.benchmark)
+    validate(rows, got.records, got.benchmark)
+    assert [row["response"] for row in rows] == ["D", "A", ""] and [row["model_output"] for row in rows] == ["female", "x", ""]
+    right = [row["response"] and row[f"choice_{row['response'].lower()}"] == row["answer_gt"] for row in rows]
+    assert right == [True, False, ""]
+    with pytest.raises(DataError, match="response"):
+        validate([rows[0] | {"response": "B"}, *rows[1:]], got.records, got.benchmark)
+
+
+def test_the_submission_of_mmau_pro_is_a_table_with_its_column(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"id": "1", "audio_path": ["a.wav"], "question": "Who?", "choices": ["x", "y"], "answer": "x", "category": "music"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "test.parquet")
+    got = load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
+    rows = submission(got.records, {"1": "y"}, {}, got.benchmark)
+    validate(rows, got.records, got.benchmark)
+    write_submission(tmp_path / got.benchmark.submission, rows)
+    (back,) = pq.read_table(tmp_path / "submission.parquet").to_pylist()
+    assert back["model_output"] == "y" and {name: back[name] for name in row} == row

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from echo_audio.evaluation.statistics import mean, paired, rate
+from echo_audio.evaluation.statistics import macro, mean, paired, rate
 
 
 def test_wilson_interval() -> None:
@@ -42,3 +43,43 @@ def test_equal_runs_do_not_differ() -> None:
     assert paired([True, False], [True, False]).p_value == 1.0
     with pytest.raises(ValueError, match=r"zip"):
         paired([True], [True, False])
+
+
+def test_the_interval_of_a_macro_by_hand():
+    """Groups 3 of 4 and 1 of 1: rates with half an item each way 0.7 and 0.75, variance (0.21 / 4 + 0.1875 / 1) / 4."""
+    got = macro([[True, True, True, False], [True], []])
+    variance = (0.21 / 4 + 0.1875) / 4
+    n = 0.875 * 0.125 / variance
+    z2 = 1.959964**2
+    reach = math.sqrt(z2) * math.sqrt(0.875 * 0.125 / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    assert (got.value, got.n) == (0.875, 5)
+    assert got.low == pytest.approx((0.875 + z2 / (2 * n)) / (1 + z2 / n) - reach, abs=1e-5)
+
+
+def test_groups_of_one_item_do_not_pass_for_certain():
+    """Ten items that are all right have Wilson's interval of ten items, in whatever groups they are."""
+    assert macro([[True]] * 10).low == pytest.approx(rate([True] * 10).low) and macro([[True]] * 10).high == pytest.approx(1.0)
+    got = macro([[True], [False]] * 5)
+    assert got.high - got.low > 0.4
+
+
+MMAR_SIZES = (165, 206, 294, 11, 218, 82, 24)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rates"),
+    [
+        (MMAR_SIZES, (0.7,) * 7),
+        (MMAR_SIZES, (0.4, 0.6, 0.8, 0.9, 0.7, 0.5, 0.75)),
+        ((1,) * 30, (0.7,) * 30),
+        ((1,) * 5 + (200,) * 2, (0.5,) * 5 + (0.98,) * 2),
+        ((1, 300), (0.5, 0.95)),
+    ],
+)
+def test_intervals_of_macros_hold_the_truth_as_often_as_they_say(sizes, rates):
+    draws = np.random.default_rng(0).binomial(sizes, rates, (1000, len(sizes)))
+    truth, held = float(np.mean(rates)), 0
+    for drawn in draws:
+        got = macro([[True] * int(x) + [False] * (n - int(x)) for x, n in zip(drawn, sizes, strict=True)])
+        held += got.low <= truth <= got.high
+    assert held / len(draws) > 0.925

@@ -55,7 +55,7 @@ def test_the_table_of_cases(response, numbers):
 
 
 def test_the_page_has_cases_and_every_name():
-    assert len(cases()) == 14
+    assert len(cases()) == 15
     others = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert others == set(REWARDS) - {name for preset in PRESETS.values() for name, _ in preset.weights}
 

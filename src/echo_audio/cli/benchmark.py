@@ -100,11 +100,13 @@ def _run(args: argparse.Namespace) -> int:
             f"them as wrong with --max-errors {len(missing)}"
         )
     how = _how(args)
-    about = _about(args, loaded, items, how)
+    folder = folders.resolve(args.model)  # a hub id is got here, and what is loaded below is what was hashed
+    about = _about(args, loaded, items, how, folder)
     begin_run(args.out, about)
     for remark in loaded.remarks:
         console(to_stderr=True).print(Text(f"{loaded.benchmark.title}: {shown(remark)}", "yellow"))
-    with loading(Manner(model=args.model, device=args.device, mode=args.mode)) as listener:
+    model = args.model if args.model == folders.TINY else str(folder)
+    with loading(Manner(model=model, device=args.device, mode=args.mode)) as listener:
         _ask_all(args, items, listener, how, about["config"])
     return finish(args.out, loaded, args.json)
 
@@ -122,7 +124,7 @@ def _how(args: argparse.Namespace) -> How:
     return How(args.mode, args.played, limits, sampling, Hear(args.hear), args.repeats, 0 if args.rotate else 1)
 
 
-def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how: How) -> dict[str, Any]:
+def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how: How, folder: Path) -> dict[str, Any]:
     """What the run is about; its `config` is a hash of everything that shapes an answer."""
     from dataclasses import asdict
 
@@ -131,7 +133,7 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
         "sha256": loaded.sha256,
         "n": len(items),
         "model": str(args.model),
-        "weights": fingerprint(args.model),
+        "weights": folders.fingerprint(folder),
         "how": json.loads(json.dumps(asdict(how))),
         "echo": __version__,
     }
@@ -139,6 +141,7 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
     return {
         **shaping,
         "config": config,
+        "revision": folders.revision(folder),
         "title": loaded.benchmark.title,
         "version": loaded.version,
         "macro": loaded.benchmark.macro,
@@ -147,19 +150,6 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
         "data": str(args.data.absolute()),
         "questions": str(loaded.path.absolute()),
     }
-
-
-def fingerprint(model: str) -> str:
-    """A hash of a model folder's small files, and of names, sizes and beginnings of its weights; "" for a hub id not here."""
-    folder = folders.tiny_folder() if model == folders.TINY else Path(model).expanduser()
-    if not folder.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 22))
-    return digest.hexdigest()[:16]
 
 
 def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener, how: How, config: str) -> None:
@@ -217,7 +207,7 @@ def finish(folder: Path, loaded: Loaded, json_file: Path | None) -> int:
     answers = {key: sample.choice or "" for key, sample in first.items()}
     thoughts = {key: transcript_of(sample).response for key, sample in first.items() if sample.transcript}
     if scores["n"] == len(loaded.records) and not scores["missing"]:
-        rows = submission(loaded.records, answers, thoughts)
+        rows = submission(loaded.records, answers, thoughts, loaded.benchmark)
         validate(rows, loaded.records, loaded.benchmark)
         write_submission(folder / loaded.benchmark.submission, rows)
         console(to_stderr=True).print(Text(f"to hand in: {folder / loaded.benchmark.submission}", "dim"))

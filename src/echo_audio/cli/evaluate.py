@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, whole
+from echo_audio.cli.attention import add_attention
 from echo_audio.cli.benchmark import add_benchmarks
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
 from echo_audio.cli.session import Listener, Manner, loading
 from echo_audio.errors import DataError
+from echo_audio.models import folders
 from echo_audio.models.folders import TINY
 from echo_audio.transcript import Mode, Played
 
@@ -48,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--device", help="cpu or cuda; a GPU where there is one")
     scenes.set_defaults(run=_scenes)
     add_benchmarks(verbs)
+    add_attention(verbs)
     compare = verbs.add_parser("compare", help="two runs on the same questions, with a paired test")
     compare.add_argument("first", type=Path, help="folder of --out")
     compare.add_argument("second", type=Path)
@@ -63,10 +66,12 @@ def _scenes(args: argparse.Namespace) -> int:
     seed = TEST_SEED if args.seed is None else args.seed
     items = SceneItems(make_stock(args.bank), args.n, recorded_only=bool(args.bank), seed=seed)
     about = {"n": args.n, "seed": items.seed, "mode": args.mode, "model": str(args.model), "banks": [b.name for b in args.bank]}
+    folder = folders.resolve(args.model)
+    about |= {"weights": folders.fingerprint(folder), "revision": folders.revision(folder)}
     if args.out is not None:
         _same_run(args.out, about)
-    manner = Manner(model=args.model, device=args.device, mode=Mode(args.mode), at_once=args.in_flight)
-    with loading(manner) as listener:
+    model = args.model if args.model == TINY else str(folder)
+    with loading(Manner(model=model, device=args.device, mode=Mode(args.mode), at_once=args.in_flight)) as listener:
         runs = {played: _pass(args, items, listener, played) for played in _passes(args)}
     truth = runs.pop(Played.CROP, [])
     scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about
@@ -97,15 +102,19 @@ def _pass(args: argparse.Namespace, items: SceneItems, listener: Listener, playe
 def _same_run(out: Path, about: dict[str, Any]) -> None:
     """Write beside the samples what was asked of whom; refuse to mix two runs.
 
+    A folder of before weights were hashed is compared in what it has.
+
     Raises:
         DataError: the folder holds another run.
     """
+    from echo_audio.evaluation.files import read_about
+
     out.mkdir(parents=True, exist_ok=True)
     path = out / "run.json"
-    text = json.dumps(about, indent=1) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    there = read_about(out) if path.is_file() else {}
+    if any(about.get(name) != value for name, value in there.items()):
         raise DataError(f"{out} holds a run with other settings (see {path}); give another --out, or delete that folder")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _passes(args: argparse.Namespace) -> list[Played]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, number
 from echo_audio.cli.console import console
+from echo_audio.errors import DataError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     for folder in args.runs:
         about, samples = read_run(folder)
         audio = None if args.no_audio or "data" not in about else Path(about["data"])
-        page = report(about, samples, other, audio_folder=audio, embed_mb=args.embed_mb, speeds=_speeds(folder))
+        extras = {"speeds": _speeds(folder), "attention": _attention(folder)}
+        page = report(about, samples, other, audio_folder=audio, embed_mb=args.embed_mb, **extras)
         write_whole(folder / "report.html", page)
         console().print(Text(f"{folder / 'report.html'}: {len(samples)} samples, {len(page.encode()) / 1e6:.1f} MB"))
     return 0
@@ -39,3 +41,16 @@ def _speeds(folder: Path) -> list[dict[str, Any]]:
     path = folder / "speed.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _attention(folder: Path) -> dict[str, Any] | None:
+    """What `eval attention` left there.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / "attention.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        raise DataError(f"{path} is damaged; delete it, or make it anew with echo-audio eval attention") from None

@@ -53,6 +53,7 @@ class Benchmark:
         groups: its own groupings -> groups in the order of the official table (empty: as they come).
         macro: the grouping whose groups are averaged for the macro number.
         prediction_key: what its current official script reads.
+        prediction: fields of a record, the given choice -> the text that script wants there.
         n_published: questions of the published file; None where more than one size is about.
         keep: which records can be asked; the others are counted by the reason it returns ("" keeps one).
         official: whether its official score is the shared word rule (`official_match`).
@@ -71,6 +72,7 @@ class Benchmark:
     keep: Callable[[Fields], str] = lambda _: ""
     official: bool = True
     submission: str = "submission.json"
+    prediction: Callable[[Fields, str], str] = lambda _, choice: choice
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ THINKING = "thinking_prediction"
 """What MMAR-Rubrics reads beside the answer."""
 
 
-def submission(records: Sequence[Record], answers: Mapping[str, str], thoughts: Mapping[str, str]) -> list[Fields]:
+def submission(
+    records: Sequence[Record], answers: Mapping[str, str], thoughts: Mapping[str, str], benchmark: Benchmark
+) -> list[Fields]:
     """The records with their answers, all of them: what was not answered gets an empty text, never a guess.
 
     Args:
@@ -29,6 +31,7 @@ def submission(records: Sequence[Record], answers: Mapping[str, str], thoughts: 
     for record in records:
         answer = answers.get(record.key, "")
         ours = {**dict.fromkeys(KEYS, answer), THINKING: thoughts.get(record.key, "")}
+        ours[benchmark.prediction_key] = benchmark.prediction(record.fields, answer)
         out.append({**{k: v for k, v in record.fields.items() if k not in ours}, **ours})
     return out
 
@@ -39,16 +42,18 @@ def validate(rows: Sequence[Fields], records: Sequence[Record], benchmark: Bench
     Raises:
         DataError: names what is wrong.
     """
+    ours = {*KEYS, THINKING, benchmark.prediction_key}
     wrong: list[str] = []
     if len(rows) != len(records):
         wrong.append(f"{len(rows)} records, where the question file has {len(records)}")
     for place, (row, record) in enumerate(zip(rows, records, strict=False), 1):
-        if any(row.get(name) != value for name, value in record.fields.items() if name not in (*KEYS, THINKING)):
+        if any(row.get(name) != value for name, value in record.fields.items() if name not in ours):
             wrong.append(f"record {place} is not the question file's, or not in its place")
-        missing = [name for name in (*KEYS, THINKING, benchmark.prediction_key) if not isinstance(row.get(name, ""), str)]
-        missing += [name for name in (*KEYS, THINKING) if name not in row]
+        missing = sorted(name for name in ours if not isinstance(row.get(name), str))
         if missing:
             wrong.append(f"record {place} has no text under {missing[0]!r}")
+        elif row[benchmark.prediction_key] != benchmark.prediction(record.fields, row[KEYS[0]]):
+            wrong.append(f"record {place} has another answer under {benchmark.prediction_key!r}")
         if row.get(KEYS[0]) and row[KEYS[0]] not in record.choices:
             wrong.append(f"record {place}: the answer is none of its choices")
     if wrong:
@@ -56,11 +61,14 @@ def validate(rows: Sequence[Fields], records: Sequence[Record], benchmark: Bench
 
 
 def write_submission(path: Path, rows: Sequence[Fields]) -> None:
-    """Write a JSON list, or JSON lines without blank ones, by the suffix; the file appears whole or not at all.
+    """Write a JSON list, JSON lines without blank ones, or a parquet table, by the suffix; it appears whole or not at all.
 
     Raises:
         DataError: it cannot be written.
     """
+    if path.suffix == ".parquet":
+        write_whole(path, _table(rows))
+        return
     if path.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
@@ -68,8 +76,17 @@ def write_submission(path: Path, rows: Sequence[Fields]) -> None:
     write_whole(path, text)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file that appears whole or not at all.
+def _table(rows: Sequence[Fields]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
+    return buffer.getvalue().to_pybytes()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """A file that appears whole or not at all.
 
     Raises:
         DataError: it cannot be written.
@@ -77,7 +94,7 @@ def write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
         part.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}; check the folder and its permissions") from None

@@ -2,6 +2,10 @@
 
 Open questions and instructions to follow are judged by models there, and several recordings at once cannot be heard here:
 such records are left out and counted. The official script maps any text to its nearest choice; here nothing is guessed.
+It reads a parquet table: so the submission is one, of the part that can be asked.
+
+`category`, `question`, `choices` and `answer` are what evaluate_mmau_pro_comprehensive.py reads (commit 2269762); `id`, the
+list `audio_path` and `length_type` are what several public loaders of the table read. The table itself was not seen.
 """
 
 from __future__ import annotations
@@ -50,4 +54,5 @@ MMAU_PRO = Benchmark(
     prediction_key="model_output",
     keep=keep,
     official=False,
+    submission="submission.parquet",
 )

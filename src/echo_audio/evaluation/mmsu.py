@@ -1,7 +1,10 @@
 """MMSU: 5,000 spoken-language questions with four choices each, dingdongwang/MMSU (HF ddwang2000/MMSU).
 
 Its own script scores letters and drops what it cannot read from the denominator; here nothing is dropped, so the official
-number is not theirs.
+number is not theirs. The submission holds the letter under `response`, as that script reads it.
+
+Field names are those that its mmsu_inference.py writes (commit 217d1d3); that every line of it becomes a question here was
+not seen on the data themselves. Choices that are not there are null, in any of the four places.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ def parse(fields: Fields) -> Record:
     """A record: choices in four fields, the truth as a choice's text or as its letter."""
     choices = tuple(fields[name] for name in _CHOICES if fields.get(name) not in (None, ""))
     answer = blank_is_none(fields.get("answer_gt"))
-    if answer is not None and answer not in choices and answer.strip().upper() in tuple("ABCD"[: len(choices)]):
-        answer = choices["ABCD".index(answer.strip().upper())]
+    if answer is not None and answer not in choices and answer.strip().upper() in tuple("ABCD"):
+        answer = fields[f"choice_{answer.strip().lower()}"]
     return Record(
         key=str(fields["id"]) if "id" in fields else fields["audio_path"],
         audio=fields["audio_path"],
@@ -26,6 +29,11 @@ def parse(fields: Fields) -> Record:
         groups={name: text_of(fields.get(name)) for name in ("category", "sub-category", "task_name")},
         fields=fields,
     )
+
+
+def letter(fields: Fields, choice: str) -> str:
+    """The letter of a choice by the field it stands in; nothing where none was given."""
+    return next((name[-1].upper() for name in _CHOICES if choice and fields.get(name) == choice), "")
 
 
 MMSU = Benchmark(
@@ -40,4 +48,5 @@ MMSU = Benchmark(
     n_published=5000,
     official=False,
     submission="submission.jsonl",
+    prediction=letter,
 )

@@ -51,3 +51,23 @@ def bars(title: str, values: Sequence[float], labels: Sequence[str], xlabel: str
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y", alpha=0.3)
     return svg(figure)
+
+
+def attention(numbers: Mapping[str, Any]) -> str:
+    """Attention on audio over the course of the reasonings: first hearing and heard again, dotted what even attention gives."""
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    over, layers = figure.subplots(1, 2, sharey=True)
+    for name, label, colour in (("first", "first hearing", "#2b5fd9"), ("again", "heard again", "#b3362b")):
+        by_tenth, even = numbers["by_tenth"][name], numbers["by_tenth"]["uniform"][name]
+        tenths = [10 * i + 5 for i in range(len(by_tenth))]
+        over.plot(tenths, [100 * mass for mass in by_tenth], "o-", color=colour, markersize=3, label=label)
+        over.plot(tenths, [100 * mass for mass in even], ":", color=colour, linewidth=1)
+        by_layer = numbers["by_layer"][name]
+        layers.plot(range(1, len(by_layer) + 1), [100 * mass for mass in by_layer], "o-", color=colour, markersize=3)
+    over.set(xlabel="% into the reasoning", ylabel="% of attention", ylim=(0, None))
+    over.legend(fontsize=8)
+    layers.set(xlabel="layer")
+    for axes in (over, layers):
+        axes.grid(alpha=0.3)
+    figure.suptitle("attention on audio while writing (dotted: even attention)", fontsize=9)
+    return svg(figure)

@@ -35,6 +35,7 @@ def report(
     audio_folder: Path | None = None,
     embed_mb: float = 20.0,
     speeds: Sequence[Mapping[str, Any]] = (),
+    attention: Mapping[str, Any] | None = None,
 ) -> str:
     """The page.
 
@@ -44,12 +45,15 @@ def report(
         audio_folder: where the recordings lie; None leaves them out.
         embed_mb: megabytes of audio put into the page, in the order of the samples; the rest is linked.
         speeds: lines of the run's speed.jsonl.
+        attention: the run's attention.json.
     """
     samples = scored_again(samples)
     scores = summarise(samples, about)
     body = [_head(about, scores), _table_counts(scores, speeds)]
     if scores["scored"]:
         body += [_by(scores), _listening(scores["listening"])]
+    if attention is not None:
+        body.append(_attention(attention))
     second: dict[str, Sample] = {}
     if other is not None:
         again = scored_again(other[1])
@@ -175,6 +179,23 @@ def _listening(heard: Mapping[str, Any]) -> str:
     rows.append(["cut to the recording", str(heard["clamped"])])
     shown = "".join(f"<div class=plot>{picture}</div>" for picture in pictures)
     return f"<h2>Listening again</h2><div class=plots>{shown}</div>{_table(['', ''], rows)}"
+
+
+def _attention(numbers: Mapping[str, Any]) -> str:
+    rows = []
+    for title, parts in (("all tokens", numbers), ("tokens after the first segment heard", numbers["after_listening_again"])):
+        if parts:
+            rows.append([title, *(_percent(parts[name]) for name in ("first", "again", "audio"))])
+    even = numbers["uniform"]
+    shares = (even["first"], even["again"], even["first"] + even["again"])
+    rows.append(["even attention, all tokens", *(f"{100 * share:.2f}" for share in shares)])
+    said = (
+        f"{numbers['n']} transcripts once more through the model, {numbers['n_tokens']} sampled tokens; of each the attention "
+        "with which it was chosen, mean over heads and layers. Even attention is the share of positions that hold audio."
+    )
+    table = _table(["", "first hearing %", "heard again %", "both %"], rows)
+    picture = f"<div class=plot>{plots.attention(numbers)}</div>"
+    return f"<h2>Attention on audio</h2><p class=soft>{said}</p><div class=plots>{picture}</div>{table}"
 
 
 def _comparison(one: Mapping[str, Any], two: Mapping[str, Any], result: Mapping[str, Any]) -> str:

@@ -239,6 +239,11 @@ def _turned(item: Item, rotation: int) -> Item:
     return replace(item, row=row)
 
 
+def heard_recording(item: Item, hear: Hear) -> Recording:
+    """What is played as an item's recording: itself, or silence of its length."""
+    return Recording(np.zeros(item.recording.n_samples, np.float32)) if hear is Hear.SILENCE else item.recording
+
+
 async def ask(item: Item, engine: Engine, family: PromptingFamily, how: How) -> Transcript:
     """One transcript.
 
@@ -246,10 +251,8 @@ async def ask(item: Item, engine: Engine, family: PromptingFamily, how: How) -> 
         TranscriptError: the model cannot hear a recording of this length.
     """
     question = question_of(item.row)
-    recording, other, played = item.recording, item.other, how.played
-    if how.hear is Hear.SILENCE:
-        recording = Recording(np.zeros(recording.n_samples, np.float32))
-        question = replace(question, recording_id=recording.id)
+    recording, other, played = heard_recording(item, how.hear), item.other, how.played
+    question = replace(question, recording_id=recording.id)
     if how.hear is Hear.NOTHING:
         played = Played.WITHHELD
     if not question.answer:

@@ -38,9 +38,7 @@ def rate(outcomes: Sequence[bool]) -> Estimate:
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     p = sum(outcomes) / n
-    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    reach = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return Estimate(p, max(0.0, middle - reach), min(1.0, middle + reach), n)
+    return Estimate(p, *_wilson(p, n), n)
 
 
 def mean(values: Sequence[float], *, seed: int = 0, draws: int = 2000) -> Estimate:
@@ -96,16 +94,27 @@ def _mcnemar(b: int, c: int) -> float:
     return min(1.0, 2 * sum(math.exp(x) for x in logs))
 
 
-def macro(groups: Sequence[Sequence[bool]], *, seed: int = 0, draws: int = 2000) -> Estimate:
-    """Unweighted mean of the groups' rates, with a percentile bootstrap interval drawn within each group (seeded).
+def macro(groups: Sequence[Sequence[bool]]) -> Estimate:
+    """Unweighted mean of the groups' rates, with Wilson's interval at the effective number of items.
+
+    That is the number of items of one group whose rate would vary as much as this mean does. The variance of each group is
+    taken with half an item right and half a one wrong added (Jeffreys), so that a group of one item does not pass for certain.
 
     Empty groups are left out. `n` is the number of items over all groups.
     """
     counts = [(sum(group), len(group)) for group in groups if group]
     if not counts:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    rng = np.random.default_rng(seed)
-    means = np.mean([rng.binomial(n, right / n, draws) / n for right, n in counts], axis=0)
-    low, high = np.quantile(means, (0.025, 0.975))
     value = sum(right / n for right, n in counts) / len(counts)
-    return Estimate(value, float(low), float(high), sum(n for _, n in counts))
+    rates = [((right + 0.5) / (n + 1), n) for right, n in counts]
+    variance = sum(p * (1 - p) / n for p, n in rates) / len(counts) ** 2
+    where_equal = len(counts) ** 2 / sum(1 / n for _, n in counts)  # effective items where all groups have one rate
+    low, high = _wilson(value, value * (1 - value) / variance if 0 < value < 1 else where_equal)
+    return Estimate(value, low, high, sum(n for _, n in counts))
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """Wilson's interval of a rate over n items; n need not be whole."""
+    middle = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    reach = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return max(0.0, middle - reach), min(1.0, middle + reach)

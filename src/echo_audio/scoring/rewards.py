@@ -95,8 +95,11 @@ def consistency_all_reward(sample: Sample) -> float:
 
 
 def accuracy_reward(sample: Sample) -> float:
-    """1 for an answer that equals the truth letter for letter, in the right format (released code; paper: R_acc)."""
-    return float(format_reward(sample) > 0 and tags.answer_in(sample.said) == sample.truth)
+    """1 for an answer that equals the truth letter for letter, in the right format (released code; paper: R_acc).
+
+    As released it reads from the first opening tag to the first closing one: a tag inside its own block is part of the answer.
+    """
+    return float(format_reward(sample) > 0 and tags.first_answer_in(sample.said) == sample.truth)
 
 
 def accuracy_choice_reward(sample: Sample) -> float:
