@@ -113,7 +113,7 @@ class GrpoRun:
         self.checkpoints = Checkpoints(self.out / "checkpoints", crew)
         self.position = self.checkpoints.load(self.updater)
         self.sampling = sampling_of(self.policy, settings, crew)
-        self.sampler = Sampler(self.sampling.engine, self.policy.thinker, settings.rollout, settings.train.seed)
+        self.sampler = Sampler(self.sampling.engine, self.sampling.thinker, settings.rollout, settings.train.seed)
         self.prompts = _prompts(settings, self.family)
         self.lines = self._take_up()
         self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track and crew.first)

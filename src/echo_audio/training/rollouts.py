@@ -86,7 +86,7 @@ class Sampler:
 
     Args:
         engine: where tokens come from; its weights are those of the policy.
-        thinker: the policy's, whose tokens they are; exact rollouts sample from it alone.
+        thinker: the model whose tokens they are; exact rollouts sample from it alone, so it must be whole here.
         settings: how to sample.
         seed: of the run. The draws of a transcript follow from it, its place and its number, and from nothing else.
     """

@@ -29,6 +29,11 @@ class Sampling(Protocol):
         """Where tokens come from."""
         ...
 
+    @property
+    def thinker(self) -> Thinker:
+        """The model whose tokens they are; whole, where this process samples."""
+        ...
+
     def sync(self) -> None:
         """Take over the policy's weights; all processes must call."""
         ...
@@ -70,6 +75,11 @@ class VllmSampling:
         how = settings.rollout
         self.engine = load(settings.model.source, gpu_memory=how.gpu_memory, max_rows=how.in_flight, enforce_eager=how.eager)
 
+    @property
+    def thinker(self) -> Thinker:
+        """The policy's; vLLM holds a copy."""
+        return self.policy.thinker
+
     def sync(self) -> None:
         """Hand the policy's weights over; nothing computed with older ones is used again."""
         self.policy.eval()
@@ -108,6 +118,11 @@ class SamplingEngine:
             if settings.model.lora_rank:
                 adapters.attach(thinker, settings.model.lora_rank, settings.model.lora_alpha)
         self.engine = LocalEngine(thinker.to(crew.device), max_rows=settings.rollout.in_flight)
+
+    @property
+    def thinker(self) -> Thinker:
+        """What the engine runs: the policy's own, or its whole copy."""
+        return self.engine.thinker
 
     def sync(self) -> None:
         """Take over the policy's weights; nothing computed with older ones is used again. All processes must call."""
