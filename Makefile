@@ -14,7 +14,7 @@ demo: .venv/.stamp ## ask the shipped model about the recordings that ship with 
 	@.venv/bin/echo-audio demo
 
 test: .venv/.stamp ## run the tests
-	@$(IN) pytest -q
+	@$(IN) pytest -q -n 2
 
 slow: .venv/.stamp ## run the tests that take long: whole training runs, two processes
 	@$(IN) pytest -q -m slow
