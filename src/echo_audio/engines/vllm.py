@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 import uuid
 from collections import OrderedDict
@@ -161,6 +162,8 @@ class VllmEngine:
             MissingExtraError: vLLM is not installed.
             ModelError: the folder is a thinker's alone.
         """
+        # A forked process cannot use a GPU that this one has touched, as the trainer of a run has.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         library = Library.load()
         from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
         from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
@@ -174,16 +177,17 @@ class VllmEngine:
             "model": str(folder), "dtype": "bfloat16", "max_model_len": min(max_positions, family.max_positions),
             "max_num_seqs": max_rows, "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
             "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",
-            "logits_processors": [f"{_WORKER}:Forbidden"], "worker_extension_cls": f"{_WORKER}.Receiver",
-            "additional_config": {"echo_forbidden": forbidden_ids(family, _vocabulary(folder))},
-            "enable_log_requests": False, "disable_log_stats": True, **options,
+            "worker_extension_cls": f"{_WORKER}.Receiver", "enable_log_requests": False, "disable_log_stats": True, **options,
         }  # fmt: skip
 
         def make() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
         length = int(arguments["max_model_len"])
-        return cls(make, family, library, max_positions=length, workers=workers, seeded=seeded)
+        engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded)
+        forbidden = forbidden_ids(family, _vocabulary(folder))
+        engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
+        return engine
 
     async def _start(self, make: Callable[[], Any]) -> Any:
         llm = make()

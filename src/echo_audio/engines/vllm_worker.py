@@ -6,34 +6,27 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from vllm.v1.sample.logits_processor import LogitsProcessor  # pyright: ignore[reportMissingImports]
-
-FORBIDDEN = "echo_forbidden"
-"""Key of vLLM's `additional_config`: ids that no policy may write."""
-
-
-class Forbidden(LogitsProcessor):
-    """Control ids, and ids that no text has, are never drawn: the same rule as `Thinker.logits`."""
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self.ids = torch.tensor(vllm_config.additional_config.get(FORBIDDEN, []), dtype=torch.long, device=device)
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (rows, vocabulary) with the forbidden columns at -inf."""
-        return logits.index_fill_(-1, self.ids, float("-inf"))
-
-    def is_argmax_invariant(self) -> bool:
-        """A forbidden id could be the most likely."""
-        return False
-
-    def update_state(self, batch_update: Any) -> None:
-        """Every row has the same rule."""
 
 
 class Receiver:
     """Methods that vLLM's worker gets besides its own (`worker_extension_cls`)."""
 
     model_runner: Any
+
+    def echo_forbid(self, ids: list[int]) -> None:
+        """Control ids, and ids that no text has, are never drawn: the same rule as `Thinker.logits`.
+
+        Put on the model, not into vLLM's logits processors: the log-probabilities that vLLM returns at any temperature
+        are those before its processors, and would count what can never be written.
+        """
+        model = self.model_runner.model
+        columns, compute = torch.tensor(ids, dtype=torch.long, device=self.model_runner.device), model.compute_logits
+
+        def allowed(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+            logits = compute(*args, **kwargs)
+            return None if logits is None else logits.index_fill_(-1, columns, float("-inf"))
+
+        model.compute_logits = allowed
 
     def echo_take_weights(self, path: str) -> int:
         """Read weights under published names into the live model, in place.
