@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from echo_audio.engines.vllm import Library
+from echo_audio.engines.vllm_library import Library
 from echo_audio.models.thinker import Thinker
 
 

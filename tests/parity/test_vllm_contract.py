@@ -20,7 +20,8 @@ from helpers import noise
 
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.sampling import seed_of
-from echo_audio.engines.vllm import VllmEngine, forbidden_ids, sampled_logprobs
+from echo_audio.engines.vllm import VllmEngine, forbidden_ids
+from echo_audio.engines.vllm_library import sampled_logprobs
 from echo_audio.errors import EngineError
 from echo_audio.listen import Limits, Request, Sampling, TurnStop, listen
 from echo_audio.models.thinker import Thinker
@@ -92,6 +93,30 @@ def test_audio_travels_once(thinker: Thinker, make: Make) -> None:
     assert (engine.clips_computed, engine.clips_sent, len(fake.held)) == (1, 1, 1)
     items = [prompt["mm_kwargs"]["audio"][0] for prompt, _ in fake.requests]
     assert sum(item is not None for item in items) == 1
+
+
+def test_a_group_s_prompt_is_computed_once(thinker: Thinker, make: Make) -> None:
+    """The first of equal prompts goes alone; the others are sent when its first token is there."""
+    engine, fake = make()
+    in_flight: list[int] = []
+    sent = type(fake).generate
+
+    def generate(prompt: Any, params: Any, request_id: str) -> Any:
+        in_flight.append(fake.n_tokens)
+        return sent(fake, prompt, params, request_id)
+
+    fake.generate = generate  # type: ignore[method-assign]
+    engine._prompts.window_s = 0.5
+    sampling = [Sampling(temperature=1.0, seed=seed) for seed in range(4)]
+
+    async def group() -> list[Any]:
+        return await asyncio.gather(*(engine.generate(request(thinker, sampling=each)) for each in sampling))
+
+    together = asyncio.run(group())
+    assert in_flight[0] == 0 and in_flight[1] >= 1 and len(in_flight) == 4
+    alone = [asyncio.run(engine.generate(request(thinker, sampling=each))) for each in sampling]
+    assert [turn.ids for turn in together] == [turn.ids for turn in alone]
+    assert all(len(turn.ids) == len(turn.logprobs) for turn in together)
 
 
 def test_a_clip_that_was_dropped_is_sent_again(thinker: Thinker, make: Make) -> None:

@@ -4,29 +4,29 @@ vLLM's own way from a request to its engine decodes, hashes and pads audio and e
 another. Here all of that is known already: the ids hold their placeholders, a clip's hash is its recording's id, and its
 log-mel is computed once, in a thread. What is sent is the ids, and the features of clips that the engine has not seen.
 
-Works with vLLM 0.23. Everything of vLLM that is used is named in `Library`.
+Works with vLLM 0.23. Everything of vLLM that is used is named in `vllm_library.Library`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import os
 import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from echo_audio.audio import Recording
 from echo_audio.engines.sampling import seed_of
+from echo_audio.engines.shared_prompts import SharedPrompts
+from echo_audio.engines.vllm_library import AUDIO, Library, sampled_logprobs
 from echo_audio.engines.writing import Writing
-from echo_audio.errors import EngineError, MissingExtraError, ModelError
+from echo_audio.errors import EngineError, ModelError
 from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
 from echo_audio.models import folders
 from echo_audio.models.logmel import logmel
@@ -35,71 +35,7 @@ from echo_audio.models.qwen2_5_omni import Qwen25Omni
 T = TypeVar("T")
 
 _WORKER = "echo_audio.engines.vllm_worker"
-_AUDIO = "audio"
 _KEPT_FEATURES = 1024
-
-
-@dataclass(frozen=True)
-class Library:
-    """What Echo uses of vLLM, by vLLM's names.
-
-    Args:
-        sampling_params: class of a request's settings.
-        final_only, delta: kinds of output: once at the end, or with every token.
-        tokens_input, mm_input: make a finished input of ids; of ids and audio.
-        placeholder: class of a clip's place in the ids.
-        audio_item: features (128, n_frames) as the model's own item.
-        dead: error of an engine that is gone.
-    """
-
-    sampling_params: Callable[..., Any]
-    final_only: Any
-    delta: Any
-    tokens_input: Callable[..., Any]
-    mm_input: Callable[..., Any]
-    placeholder: Callable[..., Any]
-    audio_item: Callable[[Tensor], Any]
-    dead: type[Exception]
-
-    @classmethod
-    def load(cls) -> Library:
-        """Import vLLM.
-
-        Raises:
-            MissingExtraError: it is not installed.
-        """
-        try:
-            from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
-            from vllm.inputs.engine import mm_input, tokens_input  # pyright: ignore[reportMissingImports]
-            from vllm.multimodal.inputs import PlaceholderRange  # pyright: ignore[reportMissingImports]
-            from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
-            from vllm.v1.engine.exceptions import EngineDeadError  # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("vllm"):
-                raise
-            raise MissingExtraError("the engine vllm", "vllm") from None
-        return cls(
-            SamplingParams, RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA, tokens_input, mm_input, PlaceholderRange,
-            _audio_item, EngineDeadError,
-        )  # fmt: skip
-
-
-def _audio_item(features: Tensor) -> Any:
-    """One clip as vLLM's model for this family takes it."""
-    from vllm.model_executor.models.qwen2_5_omni_thinker import (  # pyright: ignore[reportMissingImports]
-        create_qwen2_5_omni_thinker_field_factory,
-    )
-    from vllm.multimodal.inputs import MultiModalKwargsItems  # pyright: ignore[reportMissingImports]
-
-    n_frames = features.shape[1]
-    values = {
-        "input_audio_features": features,
-        "audio_feature_lengths": torch.tensor([n_frames]),
-        "feature_attention_mask": torch.ones(1, n_frames, dtype=torch.long),
-    }
-    fields = create_qwen2_5_omni_thinker_field_factory(2)(values)
-    wanted = {name: field for name, field in fields.items() if name in values}
-    return MultiModalKwargsItems.from_hf_inputs(values, wanted)[_AUDIO][0]  # pyright: ignore[reportArgumentType]
 
 
 class VllmEngine:
@@ -130,6 +66,7 @@ class VllmEngine:
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
         self._computing: OrderedDict[str, asyncio.Future[Tensor]] = OrderedDict()
+        self._prompts = SharedPrompts()
         self._threads = concurrent.futures.ThreadPoolExecutor(workers, "echo-logmel")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="echo-vllm", daemon=True)
@@ -162,8 +99,6 @@ class VllmEngine:
             MissingExtraError: vLLM is not installed.
             ModelError: the folder is a thinker's alone.
         """
-        # A forked process cannot use a GPU that this one has touched, as the trainer of a run has.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         library = Library.load()
         from vllm import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
         from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
@@ -240,13 +175,30 @@ class VllmEngine:
             self._n_running -= 1
 
     async def _sample(self, request: Request, on_piece: OnPiece | None) -> Turn:
+        key = (request.encoded.ids, tuple(clip.recording.id for clip in request.encoded.clips))
+        leader = await self._prompts.lead(key)
+        if leader is None:
+            return await self._ask(request, on_piece)
+        begin = partial(self._prompts.begin, key, leader)
+        try:
+            if leader.n_waiting:
+                return await self._ask(request, on_piece, begin)
+            begin()
+            return await self._ask(request, on_piece)
+        finally:
+            self._prompts.end(key, leader)
+
+    async def _ask(self, request: Request, on_piece: OnPiece | None, begin: Callable[[], None] | None = None) -> Turn:
+        """One request, sent and read; `begin` is called at its first token."""
         allowance = min(request.max_new_tokens, self.max_positions - len(request.encoded.ids))
         writing = Writing(self.family, request.stop, allowance, None if on_piece is None else _guarded(on_piece))
-        params = self._params(request, allowance, streaming=on_piece is not None)
+        params = self._params(request, allowance, streaming=on_piece is not None or begin is not None)
         prompt = await self._prompt(request)
         outputs = self.llm.generate(prompt, params, uuid.uuid4().hex)
         try:
             async for output in outputs:
+                if begin is not None:
+                    begin()
                 completion = output.outputs[0]
                 ids = list(completion.token_ids)
                 if completion.finish_reason in ("error", "abort"):
@@ -286,7 +238,7 @@ class VllmEngine:
                 cache.touch_sender_cache_item(name)
         items = [self._item(name, have.get(name), cache) for name in names]
         places = [self.library.placeholder(offset=clip.position, length=clip.n_tokens) for clip in clips]
-        return self.library.mm_input(ids, {_AUDIO: items}, {_AUDIO: names}, {_AUDIO: places})
+        return self.library.mm_input(ids, {AUDIO: items}, {AUDIO: names}, {AUDIO: places})
 
     @staticmethod
     def _missing(clips: Sequence[Clip], have: dict[str, Tensor], cache: Any) -> list[Recording]:
@@ -422,16 +374,6 @@ def _guarded(on_piece: OnPiece) -> OnPiece:
 
 def _logmel_of(recording: Recording) -> Tensor:
     return logmel([recording.samples])[0]
-
-
-def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:
-    """Log-probability of each sampled id, out of vLLM's containers: flat, or a dictionary for each position."""
-    if not ids:
-        return []
-    if isinstance(logprobs, list):
-        return [float(at[token].logprob) for at, token in zip(logprobs[-len(ids) :], ids, strict=True)]
-    starts = list(logprobs.start_indices)[-len(ids) :]
-    return [float(logprobs.logprobs[start]) for start in starts]
 
 
 def forbidden_ids(family: Qwen25Omni, vocabulary: int) -> list[int]:

@@ -1,0 +1,89 @@
+"""What Echo uses of vLLM, named in one place, and how its containers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from echo_audio.errors import MissingExtraError
+
+AUDIO = "audio"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What Echo uses of vLLM, by vLLM's names.
+
+    Args:
+        sampling_params: class of a request's settings.
+        final_only, delta: kinds of output: once at the end, or with every token.
+        tokens_input, mm_input: make a finished input of ids; of ids and audio.
+        placeholder: class of a clip's place in the ids.
+        audio_item: features (128, n_frames) as the model's own item.
+        dead: error of an engine that is gone.
+    """
+
+    sampling_params: Callable[..., Any]
+    final_only: Any
+    delta: Any
+    tokens_input: Callable[..., Any]
+    mm_input: Callable[..., Any]
+    placeholder: Callable[..., Any]
+    audio_item: Callable[[Tensor], Any]
+    dead: type[Exception]
+
+    @classmethod
+    def load(cls) -> Library:
+        """Import vLLM.
+
+        Raises:
+            MissingExtraError: it is not installed.
+        """
+        try:
+            from vllm import SamplingParams, envs  # pyright: ignore[reportMissingImports]
+            from vllm.inputs.engine import mm_input, tokens_input  # pyright: ignore[reportMissingImports]
+            from vllm.multimodal.inputs import PlaceholderRange  # pyright: ignore[reportMissingImports]
+            from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+            from vllm.v1.engine.exceptions import EngineDeadError  # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("vllm"):
+                raise
+            raise MissingExtraError("the engine vllm", "vllm") from None
+        # A forked process cannot use a GPU that this one has touched, as the trainer of a run has.
+        envs.VLLM_WORKER_MULTIPROC_METHOD = "spawn"
+        return cls(
+            SamplingParams, RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA, tokens_input, mm_input, PlaceholderRange,
+            _audio_item, EngineDeadError,
+        )  # fmt: skip
+
+
+def _audio_item(features: Tensor) -> Any:
+    """One clip as vLLM's model for this family takes it."""
+    from vllm.model_executor.models.qwen2_5_omni_thinker import (  # pyright: ignore[reportMissingImports]
+        create_qwen2_5_omni_thinker_field_factory,
+    )
+    from vllm.multimodal.inputs import MultiModalKwargsItems  # pyright: ignore[reportMissingImports]
+
+    n_frames = features.shape[1]
+    values = {
+        "input_audio_features": features,
+        "audio_feature_lengths": torch.tensor([n_frames]),
+        "feature_attention_mask": torch.ones(1, n_frames, dtype=torch.long),
+    }
+    fields = create_qwen2_5_omni_thinker_field_factory(2)(values)
+    wanted = {name: field for name, field in fields.items() if name in values}
+    return MultiModalKwargsItems.from_hf_inputs(values, wanted)[AUDIO][0]  # pyright: ignore[reportArgumentType]
+
+
+def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:
+    """Log-probability of each sampled id, out of vLLM's containers: flat, or a dictionary for each position."""
+    if not ids:
+        return []
+    if isinstance(logprobs, list):
+        return [float(at[token].logprob) for at, token in zip(logprobs[-len(ids) :], ids, strict=True)]
+    starts = list(logprobs.start_indices)[-len(ids) :]
+    return [float(logprobs.logprobs[start]) for start in starts]
