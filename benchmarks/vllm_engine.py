@@ -1,6 +1,6 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--unseeded] [--no-waves] [--options '{"option": 1}']
+    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--no-waves] [--options '{"option": 1}']
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
@@ -8,9 +8,10 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
 
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again
     engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
+    unseeded the same, draws left to vLLM's one generator, so that they do not follow from a seed
     text     the ceiling: 256 sequences of 180 tokens without audio
 
-All three run on the same AsyncLLM with prefix caching on; recordings differ between the sides, so that none finds the
+All run on the same AsyncLLM with prefix caching on; recordings differ between the sides, so that none finds the
 other's audio in a cache. The last line is one JSON object: transcripts_per_s of each, ratio of engine to waves, share of
 the text-only ceiling.
 """
@@ -19,13 +20,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import cProfile
 import json
 import os
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vllm_profile import write_profile
 
 from echo_audio.audio import SAMPLE_RATE, Recording
 from echo_audio.engines.vllm import VllmEngine
@@ -80,8 +84,9 @@ class Context:
         return Encoded(tuple(self.ids), (False,) * n, (0.0,) * n, tuple(self.clips))
 
 
-async def by_engine(engine: VllmEngine, seeds: range) -> int:
+async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) -> int:
     """Every transcript by its own clock; tokens sampled."""
+    engine.seeded = seeded
     contexts = [(Context(engine, recording), number) for recording in map(noise, seeds) for number in range(GROUP)]
 
     async def one(context: Context, number: int) -> int:
@@ -141,6 +146,28 @@ async def by_text(engine: VllmEngine) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
+def profile(engine: VllmEngine, folder: Path, n_prompts: int) -> None:
+    """Profile two more runs of the engine's side: both processes by function, then the GPU by kernel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
+    mine = cProfile.Profile()
+
+    async def switch(on: bool) -> None:
+        mine.enable() if on else mine.disable()
+
+    for what, seed in (("python", 30_000), ("gpu", 40_000)):
+        on_loop(engine.llm.collective_rpc("echo_profile", args=(str(folder), what)))
+        if what == "python":
+            on_loop(switch(True))
+        began = time.perf_counter()
+        asyncio.run(by_engine(engine, range(seed, seed + n_prompts)))
+        print(f"profile of {what}: {time.perf_counter() - began:.2f} s", flush=True)
+        if what == "python":
+            on_loop(switch(False))
+            write_profile(mine, folder / "front.txt")
+        on_loop(engine.llm.collective_rpc("echo_profile_end"))
+
+
 def main() -> None:
     """Measure and print."""
     given = parse()
@@ -148,12 +175,13 @@ def main() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     began = time.perf_counter()
     engine = VllmEngine.load(
-        given.folder, max_positions=4096, max_rows=given.rows, seeded=not given.unseeded, workers=given.workers,
-        **({"load_format": "dummy"} | json.loads(given.options)),
+        given.folder, max_positions=4096, max_rows=given.rows, workers=given.workers,
+        **({"load_format": "dummy", "worker_extension_cls": "vllm_profile.Profiled"} | json.loads(given.options)),
     )  # fmt: skip
     print(f"loaded in {time.perf_counter() - began:.0f} s", flush=True)
     n = given.prompts
     sides: dict[str, tuple[Any, int]] = {"engine": (lambda: by_engine(engine, range(10_000, 10_000 + n)), n * GROUP)}
+    sides["unseeded"] = (lambda: by_engine(engine, range(50_000, 50_000 + n), seeded=False), n * GROUP)
     if not given.no_waves:
         sides["waves"] = (lambda: by_waves(engine, range(20_000, 20_000 + n)), n * GROUP)
     sides["text"] = (lambda: by_text(engine), 256)
@@ -164,19 +192,21 @@ def main() -> None:
     sent = engine.clips_sent
     for name, (run, n_transcripts) in sides.items():
         began = time.perf_counter()
-        tokens = asyncio.run(run()) if name == "engine" else on_loop(run())
+        tokens = on_loop(run()) if name in ("waves", "text") else asyncio.run(run())
         seconds = time.perf_counter() - began
         found[name] = n_transcripts / seconds
         print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
         if name == "engine":
             sent = engine.clips_sent - sent
+    if given.profile:
+        profile(engine, given.profile, n)
     print(f"clips sent by the engine: {sent} (of {n * 2} different ones)")
     ratio = found["engine"] / found["waves"] if "waves" in found else None
     result = {
         "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": found["engine"] / found["text"],
         "targets": {"transcripts_per_s": TARGET_PER_S, "ratio": TARGET_RATIO},
         "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent,
-        "settings": vars(given),
+        "settings": {name: str(value) for name, value in vars(given).items()},
     }  # fmt: skip
     engine.close()
     print(json.dumps(result))
@@ -189,8 +219,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--unseeded", action="store_true", help="vLLM draws all rows together")
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
+    parser.add_argument("--profile", type=Path, help="folder for profiles of the engine's side, made in two runs more")
     parser.add_argument("--options", default="{}", help="more of vLLM's arguments, as JSON")
     return parser.parse_args()
 
