@@ -6,6 +6,7 @@
     ├── SegmentError (ValueError)    a span that no recording can have: negative, reversed, not a number
     ├── TranscriptError (ValueError) a transcript or its JSON that breaks a law of the transcript
     ├── DataError (ValueError)       a row, a store or a question file that does not hold together
+    │   └── QuestionError            one record of a question file that is no question
     ├── ConfigError (ValueError)     a setting that is unknown, contradictory or out of range
     ├── ModelError (ValueError)      a model folder that is not of the family, incomplete or damaged
     ├── EngineError (RuntimeError)   an engine that failed while generating
@@ -40,6 +41,10 @@ class TranscriptError(EchoError, ValueError):
 
 class DataError(EchoError, ValueError):
     """A row, a store or a question file that does not hold together."""
+
+
+class QuestionError(DataError):
+    """One record of a question file that is no question: the others can still be asked."""
 
 
 class ConfigError(EchoError, ValueError):

@@ -105,6 +105,19 @@ def test_bad_audio_is_the_status_of_one_sample(evaluate, data, tmp_path):
     assert scores["by"]["task"]["music"]["official"]["n"] == 2
 
 
+def test_records_that_are_no_question_are_counted_and_the_others_asked(evaluate, data, tmp_path):
+    rows = json.loads((data / "mmau-test-mini.json").read_text())
+    rows[1]["choices"], rows[2]["id"] = "a dog", "q0"
+    (data / "mmau-test-mini.json").write_text(json.dumps(rows))
+    said = evaluate()
+    assert said.code == 1 and "1 bad question" in " ".join(said.out.split()), said.err
+    assert "records that are no question: 1" in said.out and "ids that are there twice: 1" in said.out
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert scores["official"]["value"] == 0.6 and scores["official"]["n"] == 5
+    said = evaluate("--max-errors", 0, out="other")
+    assert said.code == 2 and "1 records are no question" in said.err and "--max-errors 1" in said.err
+
+
 def test_too_much_that_is_missing_ends_it_before_anything_is_asked(evaluate, data, engine):
     for path in (data / "test-mini-audios").iterdir():
         path.unlink()

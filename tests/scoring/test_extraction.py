@@ -89,7 +89,12 @@ def test_upstream_reads_as_the_released_code_does():
     assert extract_upstream("<answer>Female</answer>", ("Male", "Female")).choice == "Male"
     assert extract_upstream("<answer>Man</answer><answer>Woman</answer>", PEOPLE).choice == "Man"
     nothing = extract_upstream("I do not know", PEOPLE)
-    assert (nothing.choice, nothing.step) == ("Man", Step.UPSTREAM_GUESS)
+    assert (nothing.choice, nothing.step, nothing.closed) == ("Man", Step.UPSTREAM_GUESS, False)
+    unclosed = extract_upstream("<think>a robot</think><answer>Child", PEOPLE)
+    assert (unclosed.choice, unclosed.step) == ("Child", Step.UPSTREAM), "without a closed block all of it is searched"
+    assert extract_upstream("a robot\nassistant\n<think>x</think>", PEOPLE).choice == "Man"
+    assert extract_upstream("<answer>Child</answer>\nassistant\n<answer>Robot</answer>", PEOPLE).choice == "Robot"
+    assert extract_upstream("<answer> </answer> Child", PEOPLE).step is Step.UPSTREAM_GUESS
     assert extract_upstream("<answer>yes</answer>", ()).choice == "yes"
 
 

@@ -93,12 +93,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--played {args.played} changes what is heard again; in mode {args.mode} nothing is")
     loaded = load_benchmark(BENCHMARKS[args.benchmark], args.data, args.questions)
     items = BenchmarkItems(loaded, args.n)
-    missing = items.missing()
-    if len(missing) > args.max_errors:
-        raise DataError(
-            f"{len(missing)} of {len(items)} recordings are not in {args.data} ({shown(missing[0])}, ...); get them, or count "
-            f"them as wrong with --max-errors {len(missing)}"
-        )
+    _check(args, items)
     how = _how(args)
     folder = folders.resolve(args.model)  # a hub id is got here, and what is loaded below is what was hashed
     about = _about(args, loaded, items, how, folder)
@@ -109,6 +104,22 @@ def _run(args: argparse.Namespace) -> int:
     with loading(Manner(model=model, device=args.device, mode=args.mode)) as listener:
         _ask_all(args, items, listener, how, about["config"])
     return finish(args.out, loaded, args.json)
+
+
+def _check(args: argparse.Namespace, items: BenchmarkItems) -> None:
+    """End before a model is loaded what the error budget would end anyway.
+
+    Raises:
+        DataError: more questions than that cannot be asked.
+    """
+    missing = items.missing()
+    broken = [record.trouble for record in items.records if record.trouble]
+    n = len(missing) + len(broken)
+    if n <= args.max_errors:
+        return
+    told = f"{len(missing)} of {len(items)} recordings are not in {args.data} ({shown(missing[0])}, ...)" if missing else ""
+    told += " and " * bool(missing and broken) + (f"{len(broken)} records are no question ({shown(broken[0])})" if broken else "")
+    raise DataError(f"{told}; mend that, or count them as wrong with --max-errors {n}")
 
 
 def _how(args: argparse.Namespace) -> How:

@@ -54,7 +54,8 @@ def show_scores(scores: dict[str, Any]) -> None:
         where.print(Text(shown(remark), "yellow"))
     if scores["missing"]:
         where.print(Text(f"NOT COMPLETE: {scores['missing']} of {scores['n']} questions were not asked", "yellow"))
-    told = ("answered", "unparsed", "missing_audio", "bad_audio", "engine_error", "hit_turn_limit", "hit_token_limit")
+    told = ("answered", "unparsed", "missing_audio", "bad_audio", "bad_question", "engine_error")
+    told += ("hit_turn_limit", "hit_token_limit")
     where.print(Text(", ".join(f"{scores[name]} {name.replace('_', ' ')}" for name in told)))
     where.print(Text("read by: " + ", ".join(f"{step} {count}" for step, count in scores["steps"].items())))
     if not scores["scored"]:

@@ -66,6 +66,8 @@ class Status(StrEnum):
     MISSING_AUDIO = "missing_audio"
     BAD_AUDIO = "bad_audio"
     """There, but of no use: damaged, too long for the model, outside the folder."""
+    BAD_QUESTION = "bad_question"
+    """Its record in the question file is no question: a field is missing, or of another type."""
     ENGINE_ERROR = "engine_error"
 
 

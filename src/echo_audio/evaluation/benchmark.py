@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +29,7 @@ class Record:
         answer: the truth; None where the file gives none.
         groups: name of a grouping -> this question's group.
         fields: the record itself, untouched, in its order.
+        trouble: why it cannot be asked; empty for a question.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Record:
     answer: str | None
     groups: dict[str, str]
     fields: Fields
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Benchmark:
         title: for people.
         files: names of its question file, the preferred one first.
         parse: fields of a record -> Record. Raises KeyError or TypeError where they are not such a record.
-        versions: sha256 of a question file -> version for people.
+        versions: sha256 of a question file -> version for people; the current one first.
         groups: its own groupings -> groups in the order of the official table (empty: as they come).
         macro: the grouping whose groups are averaged for the macro number.
         prediction_key: what its current official script reads.
@@ -106,6 +108,8 @@ class Loaded:
         out: list[str] = []
         if self.version == "unknown":
             out.append(f"UNKNOWN VERSION: {self.path.name} (sha256 {self.sha256}) is none of the published files known here")
+        elif self.version != (current := next(iter(self.benchmark.versions.values()))):
+            out.append(f"OLDER VERSION: this is {self.version}; the file that replaced it is {current}, and scores differ")
         n = self.benchmark.n_published
         if n is not None and n != len(self.records):
             out.append(f"{len(self.records)} questions, where the published file has {n}")
@@ -120,8 +124,11 @@ def load_benchmark(benchmark: Benchmark, folder: Path, questions: Path | None = 
         folder: holds the question file and, at the paths it names, the audio.
         questions: the question file, where it lies elsewhere or has another name.
 
+    A record that is no question is kept with its `trouble`: it is not asked, counts as wrong, and is told of. Of records with
+    one id the later ones get another key.
+
     Raises:
-        DataError: no such file, not of this benchmark, or two records with one key.
+        DataError: no such file, or most of its records are not of this benchmark.
     """
     path = questions if questions is not None else find_questions(benchmark, folder)
     raw = _bytes(path)
@@ -129,21 +136,46 @@ def load_benchmark(benchmark: Benchmark, folder: Path, questions: Path | None = 
     records: list[Record] = []
     left_out: Counter[str] = Counter()
     for place, fields in enumerate(read_records(path, raw), 1):
-        why = benchmark.keep(fields)
-        if why:
-            left_out[f"left out: {why}"] += 1
-            continue
         try:
-            records.append(_checked(benchmark.parse(fields)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}, record {place}: not a question of {benchmark.title} ({error!r}); check the file") from None
+            why = benchmark.keep(fields)
+            if not why:
+                records.append(_checked(benchmark.parse(fields)))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            records.append(_no_question(benchmark, fields, place, error))
+        else:
+            left_out[f"left out: {why}"] += bool(why)
     if not records:
         raise DataError(f"{path} holds no question of {benchmark.title}; check that it is the right file")
-    double = [key for key, count in Counter(r.key for r in records).items() if count > 1]
-    if double:
-        raise DataError(f"{path}: {len(double)} ids are there twice ({double[0]!r}, ...); take the published file")
+    broken = [record for record in records if record.trouble]
+    if 2 * len(broken) > len(records):
+        raise DataError(f"{path} is not the question file of {benchmark.title}: {broken[0].trouble}; give the right one")
+    records, n_double = _distinct(records)
     version = benchmark.versions.get(sha256, "unknown")
-    return Loaded(benchmark, folder, path, sha256, version, tuple(records), {**left_out, **_count(records)})
+    counted = {"ids that are there twice": n_double, "records that are no question": len(broken), **left_out, **_count(records)}
+    return Loaded(benchmark, folder, path, sha256, version, tuple(records), counted)
+
+
+def _no_question(benchmark: Benchmark, fields: Fields, place: int, error: Exception) -> Record:
+    """What stands for a record that is no question, so that it stays in every denominator and in the submission."""
+    what = f"no {error}" if isinstance(error, KeyError) else str(error)
+    name = fields.get("id")
+    key = name if isinstance(name, str) and name and name.isprintable() else f"record {place}"
+    groups = {group: text_of(fields.get(group)) for group in benchmark.groups}
+    return Record(key, "", "", (), None, groups, fields, f"record {place} is not a question of {benchmark.title} ({what[:200]})")
+
+
+def _distinct(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """The records with keys of their own, and how many had to get another."""
+    out: list[Record] = []
+    taken = {record.key for record in records}
+    seen: set[str] = set()
+    for record in records:
+        key, number = record.key, 2
+        while key in seen or (key != record.key and key in taken):
+            key, number = f"{record.key} ({number})", number + 1
+        seen.add(key)
+        out.append(record if key == record.key else replace(record, key=key))
+    return out, sum(one.key != other.key for one, other in zip(records, out, strict=True))
 
 
 def find_questions(benchmark: Benchmark, folder: Path) -> Path:
@@ -159,11 +191,21 @@ def find_questions(benchmark: Benchmark, folder: Path) -> Path:
     raise DataError(f"{folder} has no {names}; put the question file of {benchmark.title} there, or give it with --questions")
 
 
+MAX_BYTES = 256 << 20
+"""Of a question file; the published ones have some MB."""
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        if not path.is_file():
+            raise DataError(f"{path} is no file; give the question file itself")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; check the path") from None
+    if len(raw) > MAX_BYTES:
+        raise DataError(f"{path} has more than {MAX_BYTES >> 20} MiB; a question file holds no audio: give the one that names it")
+    return raw
 
 
 def read_records(path: Path, raw: bytes) -> list[Fields]:
@@ -173,7 +215,7 @@ def read_records(path: Path, raw: bytes) -> list[Fields]:
         DataError: none of these.
     """
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _parquet(path, raw)
     try:
         text = raw.decode("utf-8-sig")
         values = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
@@ -184,12 +226,23 @@ def read_records(path: Path, raw: bytes) -> list[Fields]:
     return values
 
 
-def _parquet(path: Path) -> list[Fields]:
+def _parquet(path: Path, raw: bytes) -> list[Fields]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path).to_pylist()
+        file = pq.ParquetFile(pa.BufferReader(raw))
+        n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        rows: list[Fields] = []
+        read_bytes = 0
+        for batch in file.iter_batches(batch_size=16) if n_bytes <= MAX_BYTES else ():  # few: one text can stand in every row
+            read_bytes += batch.nbytes
+            if read_bytes > MAX_BYTES:
+                break
+            rows += batch.to_pylist()
+        if max(n_bytes, read_bytes) > MAX_BYTES:
+            raise DataError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB; give the table that names the audio")
+        return rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a parquet table ({error}); download it again") from None
 
@@ -202,11 +255,24 @@ def _checked(record: Record) -> Record:
         raise TypeError("the answer is no text")
     if not 2 <= len(record.choices) <= 26:
         raise ValueError(f"{len(record.choices)} choices")
+    "".join((*texts, record.answer or "")).encode("utf-8")  # raises at half a character, which JSON can hold
     return record
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The choices of a record, which must be a list: a text would fall into its letters.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, list):
+        raise TypeError("the choices are no list")
+    return tuple(value)
 
 
 def _count(records: Sequence[Record]) -> dict[str, int]:
     """What is odd about the data and must be known when a score is read."""
+    records = [record for record in records if not record.trouble]
     known = [record for record in records if record.answer is not None]
     return {
         "without a known answer": len(records) - len(known),
@@ -217,10 +283,11 @@ def _count(records: Sequence[Record]) -> dict[str, int]:
 
 
 def text_of(value: Any) -> str:
-    """A field of a record as a text: lists joined, nothing for null. `category` is a list in 13 records of MMAU-mini."""
+    """A field of a record as a short text: lists joined, nothing for null. `category` is a list in 13 records of MMAU-mini."""
     if value is None:
         return "none"
-    return ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
+    text = ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
+    return text[:200].encode("utf-8", "replace").decode("utf-8")
 
 
 def blank_is_none(answer: Any) -> Any:
@@ -238,8 +305,11 @@ def find_audio(folder: Path, path: str) -> Path:
     drive = len(path) > 1 and path[1] == ":"
     if pure.is_absolute() or drive or ".." in pure.parts or "\0" in path or not pure.parts:
         raise DataError(f"the audio path {path!r} leads out of the data folder; a question file may not name such a path")
-    root = folder.resolve()
-    found = (root / pure).resolve()
+    try:
+        root = folder.resolve()
+        found = (root / pure).resolve()
+    except (OSError, RuntimeError, ValueError):  # a name no file can have; links in a circle
+        raise DataError(f"the audio path {path[:200]!r} is none that a file can have; check the question file") from None
     if not found.is_relative_to(root):
         raise DataError(f"the audio path {path!r} is a link out of the data folder; put the file itself there")
     return found

@@ -6,10 +6,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from echo_audio.errors import DataError
-from echo_audio.evaluation.benchmark import Benchmark, Fields, Record
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, text_of
 from echo_audio.scoring.answers import official_match
 
 KEYS = ("model_output", "model_prediction", "answer_prediction")
@@ -47,7 +46,7 @@ def validate(rows: Sequence[Fields], records: Sequence[Record], benchmark: Bench
     if len(rows) != len(records):
         wrong.append(f"{len(rows)} records, where the question file has {len(records)}")
     for place, (row, record) in enumerate(zip(rows, records, strict=False), 1):
-        if any(row.get(name) != value for name, value in record.fields.items() if name not in ours):
+        if not all(_same(row.get(name), value) for name, value in record.fields.items() if name not in ours):
             wrong.append(f"record {place} is not the question file's, or not in its place")
         missing = sorted(name for name in ours if not isinstance(row.get(name), str))
         if missing:
@@ -60,6 +59,10 @@ def validate(rows: Sequence[Fields], records: Sequence[Record], benchmark: Bench
         raise DataError(f"the submission would be misread: {'; '.join(wrong[:5])} ({len(wrong)} problems)")
 
 
+def _same(one: object, other: object) -> bool:
+    return one == other or repr(one) == repr(other)  # NaN equals nothing, not even itself
+
+
 def write_submission(path: Path, rows: Sequence[Fields]) -> None:
     """Write a JSON list, JSON lines without blank ones, or a parquet table, by the suffix; it appears whole or not at all.
 
@@ -70,10 +73,19 @@ def write_submission(path: Path, rows: Sequence[Fields]) -> None:
         write_whole(path, _table(rows))
         return
     if path.suffix == ".jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=_escaped(row)) + "\n" for row in rows)
     else:
-        text = json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(rows, indent=2, ensure_ascii=any(map(_escaped, rows))) + "\n"
     write_whole(path, text)
+
+
+def _escaped(row: Fields) -> bool:
+    """Whether a record holds half a character, which a file in UTF-8 can only hold as it did before: escaped."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _table(rows: Sequence[Fields]) -> bytes:
@@ -110,12 +122,10 @@ def as_official_script(rows: Sequence[Fields], key: str, groups: Sequence[str]) 
     for row in rows:
         if key not in row:
             continue
-        names = ["total", *(f"{group}={_text(row.get(group))}" for group in groups if group in row)]
+        names = ["total", *(f"{group}={text_of(row.get(group))}" for group in groups if group in row)]
         match = official_match(row[key], row["answer"], row["choices"])
         asked.update(names)
         right.update({name: int(match) for name in names})
     return {name: (right[name], n) for name, n in asked.items()}
 
 
-def _text(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)

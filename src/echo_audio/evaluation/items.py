@@ -7,7 +7,7 @@ from pathlib import Path
 
 from echo_audio.audio import load, rate_and_channels
 from echo_audio.data.rows import Row
-from echo_audio.errors import DataError
+from echo_audio.errors import AudioError, DataError, QuestionError
 from echo_audio.evaluation.base import Item
 from echo_audio.evaluation.benchmark import Loaded, Record, find_audio
 
@@ -41,12 +41,15 @@ class BenchmarkItems:
         """The question with its recording; the other recording is the next question's.
 
         Raises:
+            QuestionError: the record is no question.
             AudioError: the recording is missing or cannot be used.
             DataError: its path leads out of the folder.
             MissingExtraError: its format needs the extra `m4a`.
         """
         record = self.records[index]
-        path = find_audio(self.loaded.folder, record.audio)
+        if record.trouble:
+            raise QuestionError(f"{record.trouble}; mend the question file")
+        path = self._file(record)
         recording = load(path, max_duration_s=self.max_duration_s, allow_silent=True)
         rate_hz, n_channels = rate_and_channels(path)
         row = Row(
@@ -60,17 +63,46 @@ class BenchmarkItems:
         )
         other = None
         if with_other:
-            next_path = self.records[(index + 1) % len(self.records)].audio
-            other = load(find_audio(self.loaded.folder, next_path), max_duration_s=self.max_duration_s, allow_silent=True)
+            other = load(self._file(self._next(index)), max_duration_s=self.max_duration_s, allow_silent=True)
         return Item(row, recording, other, record.groups, {"path": record.audio, "rate_hz": rate_hz, "n_channels": n_channels})
+
+    def _next(self, index: int) -> Record:
+        """The next question of which there is one."""
+        some = [*self.records[index + 1 :], *self.records[: index + 1]]
+        return next(record for record in some if not record.trouble)
+
+    def _file(self, record: Record) -> Path:
+        """Where the recording of a question lies.
+
+        Raises:
+            AudioError: something else lies there, such as a pipe, on which reading would wait for ever.
+            DataError: the path leads out of the folder.
+        """
+        path = find_audio(self.loaded.folder, record.audio)
+        if not _is_there(path) and _exists(path):
+            raise AudioError(f"'{path}' is no file; put the recording there")
+        return path
 
     def missing(self) -> list[str]:
         """Paths of the recordings that are not there, or may not be read."""
-        return [record.audio for record in self.records if not _is_there(self.loaded.folder, record.audio)]
+        return [record.audio for record in self.records if not record.trouble and not self._has(record)]
+
+    def _has(self, record: Record) -> bool:
+        try:
+            return _is_there(find_audio(self.loaded.folder, record.audio))
+        except DataError:
+            return False
 
 
-def _is_there(folder: Path, path: str) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return find_audio(folder, path).is_file()
-    except DataError:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, listed, text_of
 
 MODALITIES = (
     "sound", "music", "speech", "mix-sound-music", "mix-sound-speech", "mix-music-speech", "mix-sound-music-speech",
@@ -16,7 +16,7 @@ def parse(fields: Fields) -> Record:
         key=fields["id"],
         audio=fields["audio_path"],
         question=fields["question"],
-        choices=tuple(fields["choices"]),
+        choices=listed(fields["choices"]),
         answer=blank_is_none(fields.get("answer")),
         groups={name: text_of(fields.get(name)) for name in ("modality", "category", "sub-category", "language")},
         fields=fields,
@@ -28,7 +28,10 @@ MMAR = Benchmark(
     title="MMAR",
     files=("MMAR-meta.jsonl", "MMAR-meta.json"),
     parse=parse,
-    versions={"1c9a343e7bebf1037482b935c54eacd43cc63df7b2c668724b5560caf1f84fad": "mmar@3bce090a"},
+    versions={
+        "1c9a343e7bebf1037482b935c54eacd43cc63df7b2c668724b5560caf1f84fad": "mmar@3bce090a",
+        "7240ecca11b252c782ef44d4d19f711dd9b8424656a2bc3f92c548e318d25cee": "mmar@6249700",
+    },
     groups={"modality": MODALITIES, "category": LAYERS, "sub-category": ()},
     macro="modality",
     prediction_key="answer_prediction",

@@ -4,13 +4,14 @@ Open questions and instructions to follow are judged by models there, and severa
 such records are left out and counted. The official script maps any text to its nearest choice; here nothing is guessed.
 It reads a parquet table: so the submission is one, of the part that can be asked.
 
-`category`, `question`, `choices` and `answer` are what evaluate_mmau_pro_comprehensive.py reads (commit 2269762); `id`, the
-list `audio_path` and `length_type` are what several public loaders of the table read. The table itself was not seen.
+`category`, `question`, `choices` and `answer` are what evaluate_mmau_pro_comprehensive.py reads (commit 960e93a); `id`, the
+list `audio_path` ("data/NAME.wav"), `length_type` and `sub-cat` are what several public loaders of the table read. They count
+5,305 rows: 215 without choices, 456 with more than one recording. The table itself was not seen.
 """
 
 from __future__ import annotations
 
-from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
+from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, listed, text_of
 
 _JUDGED = ("open", "instruction following")
 
@@ -36,9 +37,9 @@ def parse(fields: Fields) -> Record:
         key=str(fields["id"]),
         audio=audio,
         question=fields["question"],
-        choices=tuple(fields["choices"]),
+        choices=listed(fields["choices"]),
         answer=blank_is_none(fields.get("answer")),
-        groups={name: text_of(fields.get(name)) for name in ("category", "length_type")},
+        groups={name: text_of(fields.get(name)) for name in ("category", "sub-cat", "length_type")},
         fields=fields,
     )
 
@@ -49,7 +50,7 @@ MMAU_PRO = Benchmark(
     files=("test.parquet", "mmau-pro.parquet"),
     parse=parse,
     versions={},
-    groups={"category": (), "length_type": ()},
+    groups={"category": (), "sub-cat": (), "length_type": ()},
     macro="category",
     prediction_key="model_output",
     keep=keep,

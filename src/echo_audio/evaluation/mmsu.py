@@ -4,10 +4,13 @@ Its own script scores letters and drops what it cannot read from the denominator
 number is not theirs. The submission holds the letter under `response`, as that script reads it.
 
 Field names are those that its mmsu_inference.py writes (commit 217d1d3); that every line of it becomes a question here was
-not seen on the data themselves. Choices that are not there are null, in any of the four places.
+not seen on the data themselves. Choices that are not there are null, in any of the four places; several public loaders turn
+them into texts first, for some are numbers. Paths begin with a slash ("/audio/NAME.wav") and mean the data folder.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
 
@@ -16,13 +19,14 @@ _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
 def parse(fields: Fields) -> Record:
     """A record: choices in four fields, the truth as a choice's text or as its letter."""
-    choices = tuple(fields[name] for name in _CHOICES if fields.get(name) not in (None, ""))
+    choices = tuple(_text(fields[name]) for name in _CHOICES if fields.get(name) not in (None, ""))
     answer = blank_is_none(fields.get("answer_gt"))
+    answer = None if answer is None else _text(answer)
     if answer is not None and answer not in choices and answer.strip().upper() in tuple("ABCD"):
-        answer = fields[f"choice_{answer.strip().lower()}"]
+        answer = blank_is_none(_text(fields[f"choice_{answer.strip().lower()}"]))
     return Record(
-        key=str(fields["id"]) if "id" in fields else fields["audio_path"],
-        audio=fields["audio_path"],
+        key=_text(fields["id"]) if "id" in fields else fields["audio_path"],
+        audio=fields["audio_path"].lstrip("/"),
         question=fields["question"],
         choices=choices,
         answer=answer,
@@ -31,9 +35,14 @@ def parse(fields: Fields) -> Record:
     )
 
 
+def _text(value: Any) -> Any:
+    """Numbers as texts; other things stay what they are, and are refused."""
+    return str(value) if isinstance(value, int | float) else value
+
+
 def letter(fields: Fields, choice: str) -> str:
     """The letter of a choice by the field it stands in; nothing where none was given."""
-    return next((name[-1].upper() for name in _CHOICES if choice and fields.get(name) == choice), "")
+    return next((name[-1].upper() for name in _CHOICES if choice and _text(fields.get(name)) == choice), "")
 
 
 MMSU = Benchmark(

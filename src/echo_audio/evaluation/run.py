@@ -26,6 +26,7 @@ from echo_audio.errors import (
     EngineError,
     MissingAudioError,
     MissingExtraError,
+    QuestionError,
     SegmentError,
     TranscriptError,
 )
@@ -312,7 +313,8 @@ def rejudged(sample: Sample, response: str, choices: Sequence[str], extractor: E
 
 def _unheard(key: str, error: Exception) -> Sample:
     """The sample of a question that could not be asked."""
-    status = Status.MISSING_AUDIO if isinstance(error, MissingAudioError) else Status.BAD_AUDIO
+    kinds = ((MissingAudioError, Status.MISSING_AUDIO), (QuestionError, Status.BAD_QUESTION))
+    status = next((status for kind, status in kinds if isinstance(error, kind)), Status.BAD_AUDIO)
     return Sample(
         key=key, kind="", duration_s=0.0, verdict=Verdict.UNPARSED, given=None, well_formed=False, iou=None, n_heard=0,
         heard_s=0.0, n_words=0, elapsed_s=0.0, transcript={}, status=status, detail=str(error), official=False,

@@ -79,15 +79,18 @@ def extract(response: str, choices: Sequence[str]) -> Extraction:
 def extract_upstream(response: str, choices: Sequence[str]) -> Extraction:
     """What the released code reads, for comparison with its published numbers only (inference_multiturn.py).
 
-    The first answer block, the first choice that is a substring of it without case, and else the first choice: so it calls
-    "Female" "Male", and credits every failure with the first choice (right for 39.8 % of MMAU-mini).
+    The first closed answer block behind the last line that says "assistant", without one all that stands there; the first
+    choice that is a substring of that without case, and else the first choice: so it calls "Female" "Male", reads choices
+    out of reasonings, and credits every failure with the first choice (right for 39.8 % of MMAU-mini).
     """
-    given = tags.first_answer_in(response)
+    last = response.split("\nassistant\n")[-1]
+    given = tags.first_answer_in(last)
+    searched = last if given is None else given
     if not choices:
         return Extraction(given, given, Step.FREE if given else Step.NO_ANSWER, given is not None)
     for choice in choices:
-        if given is not None and choice.lower() in given.lower():
-            return Extraction(given, choice, Step.UPSTREAM)
+        if choice.lower() in searched.lower():
+            return Extraction(given, choice, Step.UPSTREAM, given is not None)
     return Extraction(given, choices[0], Step.UPSTREAM_GUESS, given is not None)
 
 
