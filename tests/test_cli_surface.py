@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-VERBS = ("ask", "demo", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare")
+VERBS = ("ask", "demo", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare", "ablation")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

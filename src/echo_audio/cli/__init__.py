@@ -31,6 +31,7 @@ VERBS = {
     "compare": ("echo_audio.cli.compare", "two runs on the same questions, with a paired test"),
     "sft": ("echo_audio.cli.sft", "train: supervised fine-tuning on written reasonings"),
     "grpo": ("echo_audio.cli.grpo", "train: reinforcement learning over reasonings that listen again"),
+    "ablation": ("echo_audio.cli.ablation", "a whole plan by one command: train models, score rows, write the table"),
     "export": ("echo_audio.cli.export", "a trained model as a folder that transformers and vLLM load"),
 }
 

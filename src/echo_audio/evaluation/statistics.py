@@ -85,6 +85,44 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     return Paired(b, c, difference, difference - Z95 * spread, difference + Z95 * spread, _mcnemar(b, c), n)
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two runs, or the means over several seeds of each, on the same items.
+
+    Args:
+        value: mean of the second minus mean of the first.
+        low, high: its 95 % interval (percentile bootstrap over items).
+        p_value: two-sided sign-flip test over items; at least 1 / (draws + 1).
+        n: items.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0, draws: int = 9999) -> Difference:
+    """Test and interval of a mean difference where each item has one number from each side.
+
+    With several seeds the number of an item is its mean over them: the answers of seeds to one question are not independent,
+    and here each question counts once, whatever the number of seeds (seeded, so the same numbers give the same test).
+    """
+    d = np.asarray(second, float) - np.asarray(first, float)
+    n = len(d)
+    if n == 0:
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
+    interval = mean(d.tolist(), seed=seed)
+    differing = d[d != 0]
+    rng = np.random.default_rng(seed)
+    reached = 0
+    for start in range(0, draws, 500):  # in parts, so that memory stays small
+        signs = rng.integers(0, 2, (min(500, draws - start), len(differing)), dtype=np.int8) * 2 - 1
+        reached += int((np.abs(signs @ differing) >= abs(differing.sum()) - 1e-9).sum())
+    return Difference(interval.value, interval.low, interval.high, (reached + 1) / (draws + 1), n)
+
+
 def _mcnemar(b: int, c: int) -> float:
     """Two-sided binomial test of b against c at one half, by logarithms so that large counts do not overflow."""
     n = b + c

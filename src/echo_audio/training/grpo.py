@@ -115,6 +115,7 @@ class GrpoRun:
         self.sampling = sampling_of(self.policy, settings, crew)
         self.sampler = Sampler(self.sampling.engine, self.sampling.thinker, settings.rollout, settings.train.seed)
         self.prompts = _prompts(settings, self.family)
+        self.ended = self._is_last(self.position.steps, self.position.elapsed_s)
         self.lines = self._take_up()
         self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track and crew.first)
         self.spent_s: dict[str, float] = defaultdict(float)
@@ -134,13 +135,21 @@ class GrpoRun:
         self.sampling.sync()
         if not self.position.steps and not self.lines:
             self._evaluate_first()
-        while self.position.steps < self.settings.train.steps:
+        while not self.ended:
             self.step()
         export(self.policy, self.out / "model", self.settings.model, self.crew)
         if self.crew.first:
             grpo_report.write(self.out)
         self.tracker.finish()
         return self.out / "model"
+
+    def _is_last(self, steps: int, elapsed_s: float) -> bool:
+        """Whether so many steps, or so many seconds, are all that is wanted."""
+        return steps >= self.settings.train.steps or self._share_of_time(elapsed_s) >= 1.0
+
+    def _share_of_time(self, elapsed_s: float) -> float:
+        limit_s = self.settings.train.max_seconds
+        return elapsed_s / limit_s if limit_s else 0.0
 
     def close(self) -> None:
         """Stop the engine."""
@@ -154,6 +163,7 @@ class GrpoRun:
         """
         began, step = time.monotonic(), self.position.steps
         self.spent_s.clear()
+        self.updater.share_of_time = self._share_of_time(self.position.elapsed_s)
         groups, n_replaced = self.sample(step)
         items = [[learned(r, a, self.family.token_bytes) for r, a in zip(g.rollouts, g.advantages, strict=True)] for g in groups]
         try:
@@ -162,8 +172,10 @@ class GrpoRun:
             raise TrainingError(f"{error}; {self._evidence(step, items)}") from error
         with self._timed("sync"):
             self.sampling.sync()
+        spent_s = self.crew.most(time.monotonic() - began)  # clocks differ, and all must agree on which step is the last
+        self.ended = self._is_last(step + 1, self.position.elapsed_s + spent_s)
         line |= self._rollout_line(groups, n_replaced) | self._evaluated(step + 1)
-        elapsed_s = self.position.elapsed_s + time.monotonic() - began
+        elapsed_s = self.position.elapsed_s + self.crew.most(time.monotonic() - began)
         best = max((s for s in (self.position.best, line.get("eval/score")) if s is not None), default=None)
         self.position = Position(step + 1, self.updater.n_updates, best, elapsed_s)
         line |= self._times(line, time.monotonic() - began, elapsed_s)
@@ -276,18 +288,17 @@ class GrpoRun:
         line["alarms"] = grpo_metrics.alarms(told, self.settings.alarm, self.settings.rollout.mode)
         _append(self.out / "metrics.jsonl", line)
         self.tracker.log({name: value for name, value in line.items() if isinstance(value, float)})
-        last = step + 1 == self.settings.train.steps
-        if step % self.settings.report.every == 0 or last:
+        if step % self.settings.report.every == 0 or self.ended:
             pairs = [pair for group in groups for pair in zip(group.rollouts, group.advantages, strict=True)]
             for rollout, advantage in pairs[:: self.settings.rollout.group][: self.settings.report.samples]:
                 _append(self.out / "transcripts.jsonl", grpo_metrics.sample_line(step + 1, rollout, advantage))
-            if not last:  # it is written once more at the end
+            if not self.ended:  # it is written once more at the end
                 grpo_report.write(self.out)
         self.watch.stepped(line)
 
     def _save(self, steps: int) -> None:
         """A checkpoint when it is time; rollouts of steps before it are not needed any more."""
-        if steps % self.settings.train.save_every and steps != self.settings.train.steps:
+        if steps % self.settings.train.save_every and not self.ended:
             return
         self.checkpoints.save(self.updater, self.position)
         for path in (self.out / "rollouts").glob(f"*-{self.crew.rank}.jsonl"):
@@ -308,7 +319,7 @@ class GrpoRun:
     def _evaluated(self, steps: int) -> dict[str, float]:
         """Scores after so many steps, where it is time; the best model so far is kept in best/."""
         every = self.settings.eval.every
-        if self.evaluate is None or not every or (steps % every and steps != self.settings.train.steps):
+        if self.evaluate is None or not every or (steps % every and not self.ended):
             return {}
         with self._timed("eval"):
             scores: dict[str, float] = {}

@@ -139,6 +139,8 @@ class UpdateSettings(Settings):
 
     Attributes:
         steps: rollout phases, each followed by its updates.
+        max_seconds: time at most, for a machine that is lent: the step that reaches it is the last one, its model is evaluated
+            and written, and a cosine has come down by then. 0 for no limit. The last step then depends on the clock.
         mini_batch: prompts of one update; 0 for all of the step.
         epochs: passes over the transcripts of a step.
         batch_tokens: positions of one forward, padding included: what memory allows. A longer transcript goes alone.
@@ -155,6 +157,7 @@ class UpdateSettings(Settings):
     """
 
     steps: int = Field(default=100, ge=1)
+    max_seconds: float = Field(default=0.0, ge=0.0)
     mini_batch: int = Field(default=0, ge=0)
     epochs: int = Field(default=1, ge=1)
     batch_tokens: int = Field(default=16_384, ge=256)

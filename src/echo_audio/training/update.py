@@ -98,6 +98,8 @@ class Updater:
         train = settings.train
         self.optimiser = AdamW(self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
         self.n_updates = 0
+        self.share_of_time = 0.0
+        """How much of the time was gone when this step began; a cosine has come down when all is."""
 
     # ------------------------------------------------------------------------------------------ log-probabilities
 
@@ -173,7 +175,7 @@ class Updater:
         if train.decay == "constant":
             return train.learning_rate
         last = train.steps * self.settings.n_updates
-        share = (self.n_updates - train.warmup_steps) / max(1, last - train.warmup_steps)
+        share = max((self.n_updates - train.warmup_steps) / max(1, last - train.warmup_steps), self.share_of_time)
         return train.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
     def accumulate(self, items: Sequence[Learned]) -> tuple[float, Diagnostics]:
