@@ -81,13 +81,21 @@ def _keys(cls: type[BaseModel], prefix: str = "") -> list[str]:
 def _lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
     lines = [f"[{'.'.join(path)}]"] if path and (plain or not values) else []
-    lines += [f"{json.dumps(k) if not k.isidentifier() else k} = {_value(v)}" for k, v in plain.items()]
+    lines += [f"{_key(k)} = {_value(v)}" for k, v in plain.items()]
     for key, value in values.items():
         if isinstance(value, dict):
             lines += ["", *_lines(value, (*path, key))]
     return lines
 
 
+def _key(key: str) -> str:
+    return key if key.isidentifier() else json.dumps(key)
+
+
 def _value(value: Any) -> str:
-    """A TOML value; JSON's spelling of text, numbers, booleans and lists is also TOML's."""
+    """A TOML value; JSON's spelling of text, numbers and booleans is also TOML's."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, dict):  # in a list
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)

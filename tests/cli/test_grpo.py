@@ -36,7 +36,7 @@ def test_the_smoke_run(run, tmp_path):
     assert "<mark>" in (tmp_path / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["smoke-grpo.toml", "echo-7b-grpo.toml", "ablation.toml"])
+@pytest.mark.parametrize("name", ["smoke-grpo.toml", "echo-7b-grpo.toml", "tiny-grpo.toml"])
 def test_published_settings_are_valid(run, name):
     said = run("grpo", CONFIGS / name, "--dry-run")
     assert said.code == 0

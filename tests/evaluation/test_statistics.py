@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from echo_audio.evaluation.statistics import macro, mean, paired, rate
+from echo_audio.evaluation.statistics import difference, macro, mean, paired, rate
 
 
 def test_wilson_interval() -> None:
@@ -83,3 +83,15 @@ def test_intervals_of_macros_hold_the_truth_as_often_as_they_say(sizes, rates):
         got = macro([[True] * int(x) + [False] * (n - int(x)) for x, n in zip(drawn, sizes, strict=True)])
         held += got.low <= truth <= got.high
     assert held / len(draws) > 0.925
+
+
+def test_a_difference_takes_each_question_once() -> None:
+    """Four questions, one of which differs: a sign flip of it alone never changes the size, so p is 1."""
+    got = difference([0.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 0.5])
+    assert (got.value, got.n, got.p_value) == (0.25, 4, 1.0)
+    six = difference([0.0] * 6, [1.0] * 6)  # all six signs equal: 2 of 64 flips
+    assert six.p_value == pytest.approx(2 / 64, abs=0.006) and (six.low, six.high) == (1.0, 1.0)
+    assert math.isnan(difference([], []).value)
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 2, 400).astype(bool), rng.integers(0, 2, 400).astype(bool)
+    assert difference(first, second).p_value == pytest.approx(paired(first, second).p_value, abs=0.03), "as McNemar's for one seed"

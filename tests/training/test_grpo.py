@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -217,6 +218,24 @@ def test_the_best_model_is_kept(settings):
     assert [(line["step"], line["eval/score"]) for line in lines if "eval/score" in line] == [(0, 0.3), (2, 0.5), (4, 0.4)]
     assert lines_of(settings.out, "best/best.json") == [{"step": 2, "score": 0.5}]
     assert Thinker.load(Path(settings.out) / "best").family.end_of_turn
+
+
+def test_a_run_ends_in_time_with_its_model(settings, monkeypatch):
+    """The step that reaches the limit is the last: it is evaluated, kept and written, and the cosine has come down."""
+    clock = iter(range(0, 100_000))
+    monkeypatch.setattr(grpo, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    timed = small(
+        settings.model.source, settings.out, "train.steps=1000", "train.max_seconds=60", "train.save_every=500",
+        "eval.every=500", "train.decay=cosine",
+    )  # fmt: skip
+    folder = grpo.train(timed, evaluate=lambda engine, family: {"score": 0.5})
+    lines = lines_of(settings.out)
+    assert 2 < len(lines) < 10 and lines[-1]["elapsed_s"] >= 60 >= lines[-2]["elapsed_s"]
+    assert [line["step"] for line in lines if "eval/score" in line] == [0, lines[-1]["step"]]
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.5 * rates[0]
+    assert Thinker.load(folder).family.end_of_turn
+    assert grpo.train(timed) == folder and lines_of(settings.out) == lines, "started again it is over already"
 
 
 def test_another_run_is_not_overwritten(settings):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from grpo_helpers import SHORT, gradients_of, short, small
 
+from echo_audio.data.stock import make_stock
 from echo_audio.engines.local import LocalEngine
 from echo_audio.errors import DataError, EngineError
 from echo_audio.models import folders
@@ -23,11 +24,11 @@ from echo_audio.scoring import rewards
 from echo_audio.training import grpo
 from echo_audio.training.batch import collate
 from echo_audio.training.grpo_metrics import alarms, most_common_segment
-from echo_audio.training.grpo_settings import AlarmSettings, GrpoSettings
+from echo_audio.training.grpo_settings import AlarmSettings, GrpoSettings, PromptSettings
 from echo_audio.training.grpo_state import drop_after
 from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Reference, make_policy
-from echo_audio.training.prompts import Place, Prompts, StoredRows
+from echo_audio.training.prompts import DrawnRows, Place, Prompts, StoredRows
 from echo_audio.training.rollouts import Key, RolloutLog, pieces_of
 from echo_audio.training.update import Learned, learned, micro_batches
 from echo_audio.transcript import Author, Mode, Question, Transcript, Written
@@ -264,6 +265,15 @@ def test_each_pass_asks_every_row_once_in_an_order_of_its_own():
     assert all(sorted(part) == list(range(7)) for part in passes)
     assert len({tuple(part) for part in passes}) > 1
     assert {prompts.index(Place(0, 0, attempt)) for attempt in range(1, 40)} == set(range(7))
+
+
+def test_kinds_without_choices_are_asked_only_where_they_are_named(folder):
+    family, stock = Thinker.load(folder).family, make_stock()
+    rows = DrawnRows(PromptSettings(n_rows=60), family, stock)
+    kinds = {rows.row(i)[0].kind for i in range(60)}
+    assert len(kinds) > 8 and not kinds & {"list", "locate"}
+    named = DrawnRows(PromptSettings(n_rows=9, kinds={"locate": 1.0}, only=True), family, stock)
+    assert {named.row(i)[0].kind for i in range(9)} == {"locate"}
 
 
 def test_a_store_of_the_test_split_is_not_trained_on(tmp_path):

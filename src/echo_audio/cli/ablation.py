@@ -81,8 +81,11 @@ def _chosen(todo: Sequence[Job], names: Sequence[str]) -> list[Job]:
 
 def _run(plan: Plan, todo: Sequence[Job], stop_after_s: float | None) -> bool:
     """Run what is left; whether something failed."""
+    from echo_audio.evaluation.export import write_whole
+
     until = None if stop_after_s is None else time.monotonic() + stop_after_s
     out = Path(plan.out)
+    write_whole(out / "plan.toml", plan.to_toml())
     try:
         with _watching(plan, todo) as tell:
             state = Runner(out, plan.at_once, tell, until).run(todo)

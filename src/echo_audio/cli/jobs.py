@@ -24,6 +24,8 @@ from typing import Any
 from echo_audio.errors import ConfigError
 from echo_audio.evaluation.ablation import AtOnce, Job
 
+ECHO = (sys.executable, "-m", "echo_audio")
+
 _PATIENCE_S = 60.0
 """How long a command that was asked to stop may take to write its checkpoint."""
 _LOOK_S = 0.2
@@ -100,10 +102,13 @@ class Runner:
         at_once: how many of each kind fill the machine.
         tell: called whenever something begins or ends, and every now and then.
         until: time.monotonic() at which running commands are asked to stop; None for never.
+        program: what a job's command is given to.
     """
 
-    def __init__(self, out: Path, at_once: AtOnce, tell: Told, until: float | None = None) -> None:
-        self.out, self.at_once, self.tell, self.until = out, at_once, tell, until
+    def __init__(
+        self, out: Path, at_once: AtOnce, tell: Told, until: float | None = None, program: Sequence[str] = ECHO
+    ) -> None:
+        self.out, self.at_once, self.tell, self.until, self.program = out, at_once, tell, until, program
         self.machine = machine()
 
     def run(self, jobs: Sequence[Job]) -> State:
@@ -151,7 +156,7 @@ class Runner:
             file.write(f"$ {shell(job)}\n".encode())
             file.flush()
             return subprocess.Popen(
-                [sys.executable, "-m", "echo_audio", *job.command],
+                [*self.program, *job.command],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 env={"OMP_NUM_THREADS": threads, **os.environ}, pass_fds=(lock,),
             )  # fmt: skip

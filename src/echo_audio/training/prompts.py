@@ -63,10 +63,14 @@ class Rows(Protocol):
 
 
 class DrawnRows:
-    """Scenes of the training split, drawn and rendered when they are asked for."""
+    """Scenes of the training split, drawn and rendered when they are asked for.
+
+    The kinds that only supervised training has (list all, find one) are not asked unless they are named: their answers are
+    free texts, and one letter off they earn as little as a wrong choice.
+    """
 
     def __init__(self, settings: PromptSettings, family: Qwen25Omni, stock: Stock) -> None:
-        unnamed = dict.fromkeys(KINDS, 0.0) if settings.only else {}
+        unnamed = {name: 0.0 for name, kind in KINDS.items() if settings.only or kind.training_only}
         shared = settings.model_dump(include={"seed", "n_rows", "banks", "recorded", "longest_s"})
         data = DataSettings.model_validate(shared | {"kinds": unnamed | settings.kinds})
         self.scenes, self.stock = SceneRows(Form(family, data, TrainSettings()), stock), stock
