@@ -104,11 +104,10 @@ def test_a_wrong_plan_is_refused(override, says):
 
 
 def test_a_seed_that_the_start_does_not_have():
-    with pytest.raises(ConfigError, match="seed 3 is wanted of the model rl-one") as refused:
-        jobs(plan_in("o", 'rows=[{name="x", model="rl", seeds=[1, 2]}, {name="y", model="sft", seeds=[3]}]', "pairs=[]", "gains=[]",
-                     'models=[{name="sft", verb="sft", config="c"}, {name="rl-one", verb="sft", config="c", seeds=[1, 2]},'
-                     '{name="rl", verb="grpo", config="c", start="rl-one", seeds=[3]}]'))  # fmt: skip
-    assert "1, 2" in str(refused.value)
+    first, second = '{name="a", verb="sft", config="c", seeds=[1, 2]}', '{name="b", verb="grpo", config="c", start="a", seeds=[3]}'
+    plan = plan_in("o", f"models=[{first}, {second}]", 'rows=[{name="x", model="b"}]', "pairs=[]", "gains=[]")
+    with pytest.raises(ConfigError, match="seed 3 is wanted of the model a, which has 1, 2"):
+        jobs(plan)
 
 
 @pytest.mark.parametrize("name", ["ablation", "smoke-ablation"])
@@ -121,16 +120,17 @@ def test_the_published_plans(name):
 # ------------------------------------------------------------------------------------------------ results
 
 
-def sample(key: str, kind: str, correct: bool, **more) -> Sample:
-    values = dict(
-        key=key, kind=kind, duration_s=5.0, verdict=Verdict.CORRECT if correct else Verdict.INCORRECT, given="x", well_formed=True,
-        iou=0.5, n_heard=2, heard_s=1.5, n_words=10, elapsed_s=0.25, n_tokens=20,
-        transcript={"spans": [
-            {"text": "say <seg>0.1, 0.2</seg>", "author": "prompt"}, {"text": "<seg>1.0, 2.0</seg> so", "author": "model"},
-            {"segment": {}, "why": "asked"},
-        ]},
+def sample(key: str, kind: str, correct: bool) -> Sample:
+    spans = [
+        {"text": "say <seg>0.1, 0.2</seg>", "author": "prompt"},
+        {"text": "<seg>1.0, 2.0</seg> so", "author": "model"},
+        {"segment": {}, "why": "asked"},
+    ]
+    verdict = Verdict.CORRECT if correct else Verdict.INCORRECT
+    return Sample(
+        key=key, kind=kind, duration_s=5.0, verdict=verdict, given="x", well_formed=True, iou=0.5, n_heard=2, heard_s=1.5,
+        n_words=10, elapsed_s=0.25, n_tokens=20, transcript={"spans": spans},
     )  # fmt: skip
-    return Sample(**values | more)
 
 
 def write(folder: Path, played: str, right: str, kinds: str) -> None:
