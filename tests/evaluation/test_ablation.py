@@ -104,7 +104,8 @@ def test_a_wrong_plan_is_refused(override, says):
 
 
 def test_a_seed_that_the_start_does_not_have():
-    first, second = '{name="a", verb="sft", config="c", seeds=[1, 2]}', '{name="b", verb="grpo", config="c", start="a", seeds=[3]}'
+    first = '{name="a", verb="sft", config="c", seeds=[1, 2]}'
+    second = '{name="b", verb="grpo", config="c", start="a", seeds=[3]}'
     plan = plan_in("o", f"models=[{first}, {second}]", 'rows=[{name="x", model="b"}]', "pairs=[]", "gains=[]")
     with pytest.raises(ConfigError, match="seed 3 is wanted of the model a, which has 1, 2"):
         jobs(plan)
