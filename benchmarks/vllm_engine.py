@@ -1,6 +1,6 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--no-waves] [--options '{"option": 1}']
+    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--no-waves] [--dissect] [--profile FOLDER] [--options '{"option": 1}']
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import json
 import os
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vllm_profile import write_profile
+from vllm_profile import Sampler
 
 from echo_audio.audio import SAMPLE_RATE, Recording
 from echo_audio.engines.vllm import VllmEngine
@@ -102,12 +102,13 @@ async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) ->
     return sum(await asyncio.gather(*(one(context, number) for context, number in contexts)))
 
 
-def exactly(engine: VllmEngine, n_tokens: int) -> Any:
+def exactly(engine: VllmEngine, n_tokens: int, **more: Any) -> Any:
     """Settings of a raw request for so many tokens."""
-    return engine.library.sampling_params(
-        temperature=1.0, max_tokens=n_tokens, min_tokens=n_tokens, ignore_eos=True, detokenize=False,
-        output_kind=engine.library.final_only,
-    )  # fmt: skip
+    settings = {
+        "temperature": 1.0, "max_tokens": n_tokens, "min_tokens": n_tokens, "ignore_eos": True, "detokenize": False,
+        "output_kind": engine.library.final_only,
+    }  # fmt: skip
+    return engine.library.sampling_params(**settings | more)
 
 
 async def by_waves(engine: VllmEngine, seeds: range) -> int:
@@ -134,9 +135,18 @@ async def by_waves(engine: VllmEngine, seeds: range) -> int:
     return tokens
 
 
-async def by_text(engine: VllmEngine) -> int:
+DISSECTED: dict[str, dict[str, Any]] = {
+    "text+logprobs": {"logprobs": 0, "flat_logprobs": True},
+    "text+seeds": {"seed": 1},
+    "text+stops": {"stop": ["</seg>"], "detokenize": True},
+    "text+all": {"logprobs": 0, "flat_logprobs": True, "seed": 1, "stop": ["</seg>"], "detokenize": True},
+}
+"""What each thing that listening asks of vLLM costs, on the ceiling's workload."""
+
+
+async def by_text(engine: VllmEngine, **more: Any) -> int:
     """The ceiling."""
-    params = exactly(engine, TOKENS * TURNS)
+    params = exactly(engine, TOKENS * TURNS, **more)
     head = list(engine.family.prompt_ids(QUESTION))[:20]
 
     async def one(number: int) -> int:
@@ -150,21 +160,15 @@ def profile(engine: VllmEngine, folder: Path, n_prompts: int) -> None:
     """Profile two more runs of the engine's side: both processes by function, then the GPU by kernel."""
     folder.mkdir(parents=True, exist_ok=True)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
-    mine = cProfile.Profile()
-
-    async def switch(on: bool) -> None:
-        mine.enable() if on else mine.disable()
-
+    thread = engine._thread.ident  # pyright: ignore[reportPrivateUsage]
     for what, seed in (("python", 30_000), ("gpu", 40_000)):
         on_loop(engine.llm.collective_rpc("echo_profile", args=(str(folder), what)))
-        if what == "python":
-            on_loop(switch(True))
+        sampler = Sampler(thread)
         began = time.perf_counter()
         asyncio.run(by_engine(engine, range(seed, seed + n_prompts)))
         print(f"profile of {what}: {time.perf_counter() - began:.2f} s", flush=True)
         if what == "python":
-            on_loop(switch(False))
-            write_profile(mine, folder / "front.txt")
+            sampler.write(folder / "front.txt")
         on_loop(engine.llm.collective_rpc("echo_profile_end"))
 
 
@@ -185,6 +189,8 @@ def main() -> None:
     if not given.no_waves:
         sides["waves"] = (lambda: by_waves(engine, range(20_000, 20_000 + n)), n * GROUP)
     sides["text"] = (lambda: by_text(engine), 256)
+    if given.dissect:
+        sides |= {name: (partial(by_text, engine, **more), 256) for name, more in DISSECTED.items()}
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
     on_loop(by_waves(engine, range(1, 2)))
     asyncio.run(by_engine(engine, range(2, 4)))  # warm
@@ -192,7 +198,7 @@ def main() -> None:
     sent = engine.clips_sent
     for name, (run, n_transcripts) in sides.items():
         began = time.perf_counter()
-        tokens = on_loop(run()) if name in ("waves", "text") else asyncio.run(run())
+        tokens = asyncio.run(run()) if name in ("engine", "unseeded") else on_loop(run())
         seconds = time.perf_counter() - began
         found[name] = n_transcripts / seconds
         print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
@@ -220,6 +226,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
+    parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")
     parser.add_argument("--profile", type=Path, help="folder for profiles of the engine's side, made in two runs more")
     parser.add_argument("--options", default="{}", help="more of vLLM's arguments, as JSON")
     return parser.parse_args()

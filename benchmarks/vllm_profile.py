@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-import cProfile
-import io
-import pstats
+import sys
+import threading
+from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from echo_audio.engines.vllm_worker import Receiver
+
+
+class Sampler:
+    """Looks every few milliseconds where a thread is. Unlike a tracing profile it leaves the balance between processes alone.
+
+    Args:
+        thread: identifier of the thread; the one that makes this by default.
+        every_s: seconds between two looks.
+    """
+
+    def __init__(self, thread: int | None = None, every_s: float = 0.003) -> None:
+        self.thread, self.every_s = thread or threading.get_ident(), every_s
+        self.own: Counter[str] = Counter()
+        self.within: Counter[str] = Counter()
+        self.n = 0
+        self._end = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
+
+    def _look(self) -> None:
+        while not self._end.wait(self.every_s):
+            frame = sys._current_frames().get(self.thread)
+            if frame is not None:
+                self._count(frame)
+
+    def _count(self, frame: FrameType) -> None:
+        places = list[str]()
+        at: FrameType | None = frame
+        while at is not None:
+            code = at.f_code
+            places.append(f"{'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_name}")
+            at = at.f_back
+        self.n += 1
+        self.own[f"{places[0]}:{frame.f_lineno}"] += 1
+        self.within.update(set(places))
+
+    def write(self, path: Path) -> None:
+        """Stop, and write the shares of time: by line, and by function with all it calls."""
+        self._end.set()
+        self._looking.join()
+        lines = [f"{self.n} looks, every {self.every_s * 1000:.0f} ms at best"]
+        for title, counts in (("on this line", self.own), ("in this function and what it calls", self.within)):
+            lines += ["", title, *(f"{count / max(self.n, 1):6.1%}  {place}" for place, count in counts.most_common(70))]
+        path.write_text("\n".join(lines) + "\n")
 
 
 class Profiled(Receiver):
@@ -19,8 +64,7 @@ class Profiled(Receiver):
         """Begin: `what` is "python" or "gpu"."""
         self.folder, self.what = Path(folder), what
         if what == "python":
-            self.profile = cProfile.Profile()
-            self.profile.enable()
+            self.sampler = Sampler()
         else:
             self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self.profile.start()
@@ -28,8 +72,7 @@ class Profiled(Receiver):
     def echo_profile_end(self) -> None:
         """Write what was found into the folder."""
         if self.what == "python":
-            self.profile.disable()
-            write_profile(self.profile, self.folder / "core.txt")
+            self.sampler.write(self.folder / "core.txt")
             return
         torch.accelerator.synchronize()
         self.profile.stop()
@@ -37,12 +80,3 @@ class Profiled(Receiver):
         busy_s = sum(each.self_device_time_total for each in averages) / 1e6
         table = averages.table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70)
         (self.folder / "gpu.txt").write_text(f"kernels took {busy_s:.2f} s\n{table}\n")
-
-
-def write_profile(profile: cProfile.Profile, path: Path) -> None:
-    """The functions that took longest, by their own time and with what they called."""
-    text = io.StringIO()
-    stats = pstats.Stats(profile, stream=text)
-    for order in ("tottime", "cumulative"):
-        stats.sort_stats(order).print_stats(45)
-    path.write_text(text.getvalue())
