@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import signal
 import sys
 
 import pytest
 
+from echo_audio.cli.engines import EngineName, open_engine
 from echo_audio.engines.scripted import ScriptedFamily
-from echo_audio.errors import EngineError
+from echo_audio.errors import ConfigError, EngineError, MissingExtraError
 from echo_audio.transcript import Stop, Transcript
 
 QUESTION = "What is heard?"
@@ -193,3 +195,14 @@ def test_ctrl_c_is_130_and_no_traceback(run, engine, folder, monkeypatch):
     said = run("ask", "door.flac", QUESTION)
     assert said.code == 130
     assert said.err == "\nStopped.\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_is_named_with_its_cure():
+    with pytest.raises(MissingExtraError, match=r"echo-audio\[vllm\]"):
+        open_engine(EngineName.VLLM, "tiny", None, 1)
+
+
+def test_vllm_takes_no_other_device():
+    with pytest.raises(ConfigError, match="--engine vllm takes the first GPU, not cpu"):
+        open_engine(EngineName.VLLM, "tiny", "cpu", 1)

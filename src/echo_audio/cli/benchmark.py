@@ -14,6 +14,7 @@ from rich.text import Text
 from echo_audio import __version__
 from echo_audio.cli.arguments import number, one_of, whole
 from echo_audio.cli.console import console, shown
+from echo_audio.cli.engines import add_engine
 from echo_audio.cli.progress import progress
 from echo_audio.cli.score import show_scores
 from echo_audio.cli.session import Listener, Manner, loading
@@ -53,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     files("--json", type=Path, metavar="FILE", help="write the scores there too")
     how = parser.add_argument_group("how it is asked").add_argument
     how("--model", default=folders.TINY, metavar="M", help="a folder, a hub id, or tiny")
-    how("--device", metavar="D", help="cpu, cuda, cuda:1; a GPU where there is one")
+    add_engine(how)
     modes = "interleaved (default), grounded or conditioned"
     how("--mode", type=one_of(Mode), default=Mode.INTERLEAVED, metavar="MODE", help=modes)
     how("--played", type=one_of(Played), default=Played.CROP, metavar="WHAT", help="crop (default), withheld, silenced, swapped")
@@ -101,7 +102,8 @@ def _run(args: argparse.Namespace) -> int:
     for remark in loaded.remarks:
         console(to_stderr=True).print(Text(f"{loaded.benchmark.title}: {shown(remark)}", "yellow"))
     model = args.model if args.model == folders.TINY else str(folder)
-    with loading(Manner(model=model, device=args.device, mode=args.mode)) as listener:
+    manner = Manner(model=model, engine=args.engine, device=args.device, mode=args.mode, at_once=args.in_flight)
+    with loading(manner) as listener:
         _ask_all(args, items, listener, how, about["config"])
     return finish(args.out, loaded, args.json)
 

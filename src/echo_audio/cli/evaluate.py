@@ -16,6 +16,7 @@ from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.attention import add_attention
 from echo_audio.cli.benchmark import add_benchmarks
 from echo_audio.cli.console import console
+from echo_audio.cli.engines import add_engine
 from echo_audio.cli.progress import progress
 from echo_audio.cli.session import Listener, Manner, loading
 from echo_audio.errors import DataError
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--json", type=Path, metavar="FILE", help="write the scores there")
     scenes.add_argument("--out", type=Path, metavar="DIR", help="keep every transcript there; a run begun before is continued")
     scenes.add_argument("--in-flight", type=whole(1), default=32, help="transcripts at once (default 32)")
-    scenes.add_argument("--device", help="cpu or cuda; a GPU where there is one")
+    add_engine(scenes.add_argument)
     scenes.set_defaults(run=_scenes)
     add_benchmarks(verbs)
     add_attention(verbs)
@@ -71,7 +72,8 @@ def _scenes(args: argparse.Namespace) -> int:
     if args.out is not None:
         _same_run(args.out, about)
     model = args.model if args.model == TINY else str(folder)
-    with loading(Manner(model=model, device=args.device, mode=Mode(args.mode), at_once=args.in_flight)) as listener:
+    manner = Manner(model=model, engine=args.engine, device=args.device, mode=Mode(args.mode), at_once=args.in_flight)
+    with loading(manner) as listener:
         runs = {played: _pass(args, items, listener, played) for played in _passes(args)}
     truth = runs.pop(Played.CROP, [])
     scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about

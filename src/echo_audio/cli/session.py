@@ -1,4 +1,4 @@
-"""From arguments to a listening: load a model, open transcripts, run them. Here a concrete engine is named."""
+"""From arguments to a listening: load a model, open transcripts, run them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,18 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from echo_audio.audio import Recording, load
 from echo_audio.cli.arguments import nearest, number, one_of, whole
 from echo_audio.cli.console import console, readable, shown
+from echo_audio.cli.engines import ClosingEngine, EngineName, add_engine, open_engine
 from echo_audio.encoding import PromptingFamily, TranscriptEncoder
 from echo_audio.errors import ConfigError, DataError, ModelError
 from echo_audio.listen import Engine, Event, Limits, Sampling, listen, stream
 from echo_audio.models import folders
 from echo_audio.scoring.answers import strict_choice, strict_score
 from echo_audio.transcript import Mode, Played, Question, Stop, Transcript
-
-
-class ClosingEngine(Engine, Protocol):
-    """An engine that holds a thread or memory until it is closed."""
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
-
 
 TINY = folders.TINY
 MAX_AT_ONCE = 64
@@ -66,6 +58,7 @@ class Manner:
     """
 
     model: str = TINY
+    engine: EngineName = EngineName.LOCAL
     device: str | None = None
     mode: Mode = Mode.INTERLEAVED
     played: Played = Played.CROP
@@ -79,7 +72,7 @@ def add_manner(parser: ArgumentParser) -> None:
     """The arguments that `manner_of` reads."""
     add = parser.add_argument_group("the model, and how it listens").add_argument
     add("--model", default=TINY, metavar="M", help="a folder, a hub id, or 'tiny': the one that ships (default)")
-    add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
+    add_engine(add)
     how = "interleaved (default): hears each segment it writes; grounded: writes them only; conditioned: none"
     add("--mode", type=one_of(Mode), default=Mode.INTERLEAVED, metavar="MODE", help=how)
     what = (
@@ -114,6 +107,7 @@ def manner_of(args: Namespace) -> Manner:
     )
     return Manner(
         model=args.model,
+        engine=args.engine,
         device=args.device,
         mode=args.mode,
         played=args.played,
@@ -186,45 +180,8 @@ def loading(manner: Manner) -> Iterator[Listener]:
 
 
 def load_engine(manner: Manner) -> tuple[ClosingEngine, PromptingFamily]:
-    """The engine of a manner: the one place that names a concrete one.
-
-    Raises:
-        ConfigError: there is no such device here.
-        ModelError: there is no such model, it is not of the family, or memory is too small for it.
-    """
-    import torch
-
-    from echo_audio.engines.local import LocalEngine  # brings torch and transformers: some seconds
-
-    if manner.device is not None:
-        _check_device(manner.device)
-    try:
-        engine = LocalEngine.load(manner.model, device=manner.device, max_rows=manner.at_once)
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f"{manner.model} does not fit into the memory of the GPU; free it, take a smaller model, or --device cpu"
-        ) from None
-    return engine, engine.thinker.family
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device that is not here: torch itself would answer with a traceback.
-
-    Raises:
-        ConfigError: names what there is.
-    """
-    import torch
-
-    try:
-        where = torch.device(device)
-    except RuntimeError:
-        where = None
-    if where is None or where.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device}: Echo runs on cpu, cuda, or one GPU of several such as cuda:1")
-    n = torch.cuda.device_count()
-    if where.type == "cuda" and (where.index or 0) >= n:
-        there = f"the GPUs are cuda:0 to cuda:{n - 1}" if n else "torch sees no GPU; `echo-audio doctor` says why"
-        raise ConfigError(f"--device {device}: {there}. Leave --device out to take what there is")
+    """The engine of a manner; errors of `open_engine`."""
+    return open_engine(manner.engine, manner.model, manner.device, manner.at_once)
 
 
 def has_tiny() -> bool:
