@@ -10,6 +10,7 @@
     ├── ConfigError (ValueError)     a setting that is unknown, contradictory or out of range
     ├── ModelError (ValueError)      a model folder that is not of the family, incomplete or damaged
     ├── EngineError (RuntimeError)   an engine that failed while generating
+    ├── RequestError (ValueError)    a request that the studio's server refuses
     ├── TrainingError (RuntimeError) a run that must stop: NaN, nothing to resume, a full disk
     └── MissingExtraError (ImportError)  a feature whose optional packages are not installed
 
@@ -57,6 +58,21 @@ class ModelError(EchoError, ValueError):
 
 class EngineError(EchoError, RuntimeError):
     """An engine that failed while generating."""
+
+
+class RequestError(EchoError, ValueError):
+    """A request that the studio's server refuses.
+
+    Args:
+        message: one sentence for whoever asked.
+        status: of HTTP.
+        code: a word for programs.
+        retry_after_s: seconds after which it may succeed, where waiting helps.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str = "bad_request", retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
 class TrainingError(EchoError, RuntimeError):

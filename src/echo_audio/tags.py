@@ -191,3 +191,71 @@ def _segment_problems(text: str, thought: str) -> set[Problem]:
     if len(find_tags(thought)) != len(tags):
         problems.add(Problem.SEGMENT_OUTSIDE)
     return problems
+
+
+MARKS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+_LONGEST_TAG = 96  # a segment tag that has not closed by then is text; two numbers never need as much
+
+
+class Kind(StrEnum):
+    """What a part of a response is."""
+
+    TEXT = "text"
+    MARK = "mark"
+    """One of `MARKS`."""
+    SEGMENT = "segment"
+    """A closed segment tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a response; all parts join to it.
+
+    Args:
+        times_s: of a segment, the two numbers as written; None where they do not parse.
+    """
+
+    kind: Kind
+    text: str
+    times_s: tuple[float, float] | None = None
+
+
+class Cutter:
+    """Cuts a response into parts while it is written. What may still become a tag is held back until it is clear."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, piece: str) -> list[Part]:
+        """The parts that a piece completes."""
+        self._held += piece
+        parts: list[Part] = []
+        while self._held:
+            plain, opened, rest = self._held.partition("<")
+            parts += [Part(Kind.TEXT, plain)] if plain else []
+            self._held = opened + rest
+            taken = self._take() if opened else None
+            if taken is None:
+                break
+            self._held = self._held[len(taken.text) :]
+            parts.append(taken)
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What is left when nothing comes any more."""
+        left, self._held = self._held, ""
+        return [Part(Kind.TEXT, left)] if left else []
+
+    def _take(self) -> Part | None:
+        """The tag that the held text begins with, or its stray "<"; None while it is not clear."""
+        held = self._held
+        if held.startswith(SEG_OPEN):
+            found = find_tags(held)
+            if found and found[0].begin == 0 and found[0].end <= _LONGEST_TAG:
+                return Part(Kind.SEGMENT, held[: found[0].end], found[0].times_s)
+            if SEG_CLOSE not in held and len(held) < _LONGEST_TAG:
+                return None
+        for mark in MARKS:
+            if held.startswith(mark):
+                return Part(Kind.MARK, mark)
+        return None if any(tag.startswith(held) for tag in (*MARKS, SEG_OPEN)) else Part(Kind.TEXT, "<")

@@ -128,3 +128,28 @@ def test_a_hostile_text_costs_no_more_than_its_length() -> None:
     ):  # fmt: skip
         assert tags.segments_in(text) == ()
         assert tags.check(text)
+
+
+BITS = ("<", "<seg>", "</seg>", "1.2, 3.4", "x" * 50, "<think>", "</think>", "<answer>", "ab", ">")
+
+
+@modest
+@given(st.lists(st.sampled_from(BITS), max_size=12), st.integers(1, 7))
+def test_cutting_loses_nothing_and_does_not_depend_on_the_pieces(words: list[str], length: int) -> None:
+    text = "".join(words)
+    whole, bits = tags.Cutter(), tags.Cutter()
+    at_once = [*whole.feed(text), *whole.finish()]
+    slowly = [part for at in range(0, len(text), length) for part in bits.feed(text[at : at + length])] + bits.finish()
+    assert "".join(part.text for part in slowly) == text
+    assert _joined(at_once) == _joined(slowly)
+
+
+def _joined(parts: list[tags.Part]) -> list[tuple[str, str]]:
+    """Neighbouring texts as one."""
+    out: list[tuple[str, str]] = []
+    for part in parts:
+        if out and part.kind is tags.Kind.TEXT and out[-1][0] == part.kind:
+            out[-1] = (part.kind, out[-1][1] + part.text)
+        else:
+            out.append((part.kind, part.text))
+    return out

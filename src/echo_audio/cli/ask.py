@@ -21,7 +21,6 @@ from echo_audio.cli.session import (
     Manner,
     add_manner,
     as_json,
-    check_choices,
     failed,
     loading,
     manner_of,
@@ -29,6 +28,7 @@ from echo_audio.cli.session import (
     saving,
 )
 from echo_audio.errors import ConfigError
+from echo_audio.scoring.answers import check_choices
 
 _EXAMPLES = """examples:
   echo-audio ask door.flac "What is heard after the bell?" --choice "a dog" --choice "a door"

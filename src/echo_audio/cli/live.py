@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from rich.console import Console
 from rich.text import Text
@@ -14,9 +14,6 @@ from echo_audio.cli.console import Flow, console, shown
 from echo_audio.listen import Event, Finished, Wrote
 from echo_audio.scoring.answers import strict_choice, strict_score
 from echo_audio.transcript import Heard, Note, Played, Question, Stop, Transcript, What, Why
-
-_MARKS = (tags.THINK_OPEN, tags.THINK_CLOSE, tags.ANSWER_OPEN, tags.ANSWER_CLOSE, tags.SEG_OPEN)
-_LONGEST_TAG = 80  # a segment tag that has not closed by then is text
 
 _PLAYED = {Played.SILENCED: " silence", Played.SWAPPED: " another recording", Played.WITHHELD: " nothing", Played.CROP: ""}
 _UNHEARD = {
@@ -73,7 +70,7 @@ class Reasoning:
         self._flow = Flow(where)
         self._glyphs = timeline.glyphs_for(where)
         self._duration_s = duration_s
-        self._held = ""
+        self._cutter = tags.Cutter()
         self._bold = False
         self._style = ""
         self._colours: dict[Segment, str] = {}
@@ -82,8 +79,7 @@ class Reasoning:
     def show(self, event: Event) -> None:
         """Take the next event."""
         if isinstance(event, Wrote):
-            self._held += event.text
-            self._release()
+            self._write(self._cutter.feed(event.text))
         elif isinstance(event, Heard) and event.why is Why.ASKED:
             self._flow.write(f"{self._glyphs.heard}{_PLAYED[event.played]}", self._style)
             self._after_mark = True
@@ -92,8 +88,7 @@ class Reasoning:
 
     def finish(self) -> None:
         """Nothing comes any more."""
-        self._text(self._held)
-        self._held = ""
+        self._write(self._cutter.finish())
         self._flow.finish()
 
     def _remark(self, note: Note) -> None:
@@ -106,36 +101,15 @@ class Reasoning:
             self.finish()
             self._flow.write(f"(the engine failed: {note.detail})\n", "red")
 
-    def _release(self) -> None:
-        """Show what is held, except the beginning of a tag that may still complete."""
-        while self._held:
-            plain, opened, rest = self._held.partition("<")
-            self._text(plain)
-            self._held = opened + rest
-            if not self._held or not self._take_tag():
-                return
-
-    def _take_tag(self) -> bool:
-        """Show the tag (or the stray "<") that the held text begins with; False when it is not complete yet."""
-        if self._held.startswith(tags.SEG_OPEN):
-            found = tags.find_tags(self._held)
-            if found and found[0].begin == 0:
-                self._segment(self._held[: found[0].end])
-                self._held = self._held[found[0].end :]
-                return True
-            if tags.SEG_CLOSE not in self._held and len(self._held) < _LONGEST_TAG:
-                return False
-        for mark in _MARKS:
-            if self._held.startswith(mark):
-                self._flow.write(mark, "dim")
-                self._bold = (self._bold or mark == tags.ANSWER_OPEN) and mark != tags.ANSWER_CLOSE
-                self._held = self._held[len(mark) :]
-                return True
-        if any(mark.startswith(self._held) for mark in _MARKS):
-            return False
-        self._text("<")
-        self._held = self._held[1:]
-        return True
+    def _write(self, parts: Iterable[tags.Part]) -> None:
+        for part in parts:
+            if part.kind is tags.Kind.SEGMENT:
+                self._segment(part.text)
+            elif part.kind is tags.Kind.MARK:
+                self._flow.write(part.text, "dim")
+                self._bold = (self._bold or part.text == tags.ANSWER_OPEN) and part.text != tags.ANSWER_CLOSE
+            else:
+                self._text(part.text)
 
     def _text(self, text: str) -> None:
         if text and self._after_mark:

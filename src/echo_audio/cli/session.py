@@ -19,7 +19,7 @@ from echo_audio.encoding import PromptingFamily, TranscriptEncoder
 from echo_audio.errors import ConfigError, DataError, ModelError
 from echo_audio.listen import Engine, Event, Limits, Sampling, listen, stream
 from echo_audio.models import folders
-from echo_audio.scoring.answers import strict_choice, strict_score
+from echo_audio.scoring.answers import check_choices, strict_choice, strict_score
 from echo_audio.transcript import Mode, Played, Question, Stop, Transcript
 
 TINY = folders.TINY
@@ -295,23 +295,6 @@ def _fields(line: str, where: str) -> dict[str, Any]:
     if readable(whole_text := json.dumps(fields, ensure_ascii=False)) != whole_text:
         raise DataError(f"{where}: holds half of a character (a lone surrogate); write the whole one")
     return fields
-
-
-def check_choices(choices: tuple[str, ...], answer: str | None, where: str) -> None:
-    """Refuse choices that cannot be told apart, and a truth that is none of them.
-
-    Raises:
-        DataError: names the trouble.
-    """
-    if len(choices) == 1:
-        raise DataError(f"{where}: one choice is no choice; give two or more, or none for a free answer")
-    for choice in choices:
-        if not choice.strip():
-            raise DataError(f"{where}: a choice is empty; write it out or leave it away")
-        if choices.count(choice) > 1 or strict_choice(choice, choices) != choice:
-            raise DataError(f"{where}: the choice {choice!r} is there twice; make the choices different")
-    if choices and answer is not None and answer not in choices:
-        raise DataError(f"{where}: the answer {answer!r} is none of the choices")
 
 
 def as_json(item: Item, transcript: Transcript, took_s: float) -> dict[str, Any]:

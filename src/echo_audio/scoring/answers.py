@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from echo_audio import tags
+from echo_audio.errors import DataError
 
 
 class Verdict(StrEnum):
@@ -117,3 +118,20 @@ def official_match(prediction: str, answer: str, choices: Sequence[str]) -> bool
     others = (words for choice in choices if (words := official_words(choice)) != wanted)
     wrong = frozenset[str]().union(*others) - wanted
     return bool(given) and wanted <= given and not given & wrong
+
+
+def check_choices(choices: tuple[str, ...], answer: str | None, where: str) -> None:
+    """Refuse choices that cannot be told apart, and a truth that is none of them.
+
+    Raises:
+        DataError: names the trouble.
+    """
+    if len(choices) == 1:
+        raise DataError(f"{where}: one choice is no choice; give two or more, or none for a free answer")
+    for choice in choices:
+        if not choice.strip():
+            raise DataError(f"{where}: a choice is empty; write it out or leave it away")
+        if choices.count(choice) > 1 or strict_choice(choice, choices) != choice:
+            raise DataError(f"{where}: the choice {choice!r} is there twice; make the choices different")
+    if choices and answer is not None and answer not in choices:
+        raise DataError(f"{where}: the answer {answer!r} is none of the choices")
