@@ -47,8 +47,8 @@ TORCH ?= torch==2.13.0
 lock: ## choose all versions anew
 	rm -rf .lock-venv
 	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[dev,m4a]' $(TORCH)
-	{ echo "# Made by 'make lock' from pyproject.toml with the extras dev and m4a; do not edit."; \
+	.lock-venv/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[dev,m4a,serve]' $(TORCH)
+	{ echo "# Made by 'make lock' from pyproject.toml with the extras dev, m4a and serve; do not edit."; \
 	  .lock-venv/bin/python -m pip --disable-pip-version-check freeze --exclude-editable \
 	  | sed 's/+cpu$$//' | grep -vE '^(nvidia|cuda|triton)'; } > requirements.lock
 	rm -rf .lock-venv

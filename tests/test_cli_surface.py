@@ -9,7 +9,9 @@ import time
 
 import pytest
 
-VERBS = ("ask", "demo", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare", "ablation")
+VERBS = (
+    "ask", "demo", "serve", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare", "ablation",
+)  # fmt: skip
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

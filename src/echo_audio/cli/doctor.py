@@ -33,6 +33,7 @@ _PACKAGES = {
 """Packages of the core, and the modules they bring."""
 _EXTRAS = {
     "m4a": ("av", "recordings in m4a, mp4, aac, webm, wma and amr"),
+    "serve": ("fastapi", "the studio's server"),
     "track": ("trackio", "a dashboard of training runs"),
 }
 _HEARING = ("numpy", "soundfile", "soxr", "rich", "pydantic")
@@ -40,6 +41,7 @@ _MODEL = (*_HEARING, "tokenizers", "safetensors", "huggingface-hub", "torch", "t
 _NEEDS = {
     "ask": _MODEL,
     "demo": _MODEL,
+    "serve": _MODEL,
     "data": (*_HEARING, "pyarrow"),
     "eval": (*_MODEL, "pyarrow"),
     "score": _HEARING,
@@ -218,6 +220,8 @@ def _hints(verb: str, machine: dict[str, Any]) -> tuple[Lack, ...]:
         hints.append(Lack(f"for {_EXTRAS['m4a'][1]}", _pip("av>=14")))
     if verb == "ask" and not machine["shipped_model"]:
         hints.append(Lack("the shipped model is not here", "echo-audio ask ... --model FOLDER"))
+    if verb == "serve" and not have["serve"]:
+        hints.append(Lack(f"for {_EXTRAS['serve'][1]}", _pip("fastapi", "uvicorn", "python-multipart", "prometheus-client")))
     if verb == "sft" and not have["track"]:
         hints.append(Lack(f"for {_EXTRAS['track'][1]}", _pip("trackio>=0.20")))
     if verb in ("ask", "eval", "sft") and not machine["gpus"]:
