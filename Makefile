@@ -5,13 +5,18 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 IN := .venv/bin/python -m
 
-.PHONY: help demo test slow check lint types imports lock clean
+.PHONY: help demo rows test slow check lint types imports lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
 demo: .venv/.stamp ## ask the shipped model about the recordings that ship with it
 	@.venv/bin/echo-audio demo
+
+rows: .venv/.stamp ## make twenty rows with the data engine and the test endpoint, and check them
+	@rm -rf runs/smoke-eaqa
+	@.venv/bin/echo-audio data eaqa configs/smoke-eaqa.toml
+	@.venv/bin/echo-audio data validate runs/smoke-eaqa/stores/sft
 
 test: .venv/.stamp ## run the tests
 	@$(IN) pytest -q -n 2

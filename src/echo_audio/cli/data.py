@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from echo_audio.cli import eaqa
 from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
@@ -16,6 +17,8 @@ from echo_audio.errors import DataError
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb: 0 done, 1 when a store has problems."""
+    if arguments and arguments[0] == "eaqa":  # its options may stand between its words, which argparse allows at the top only
+        return eaqa.main(arguments[1:])
     args = _parser().parse_args(arguments)
     return args.run(args)
 
@@ -31,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="packed recorded clips")
     scenes.add_argument("--workers", type=whole(1), metavar="N", help="processes; all cores by default")
     scenes.set_defaults(run=_scenes)
+    eaqa.add_verbs(verbs)
     check = verbs.add_parser("validate", help="check every row of a store against its grader and its audio")
     check.add_argument("store", type=Path)
     check.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="that its scenes were drawn with")

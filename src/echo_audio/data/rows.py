@@ -32,6 +32,8 @@ class Row(BaseModel):
             Removing every " <seg>...</seg>" leaves good English: that is the `conditioned` form.
         events: all labelled events of the recording, by start.
         evidence: the events (or pauses) that the answer rests on, those that the reasoning cites.
+        audio_contribution: what the audio gives, 0 to 1: 1 less the share of guesses without it that were right; None
+            where nobody guessed.
         provenance: source, seed, scene description, licences: whatever makes the row again.
     """
 
@@ -47,4 +49,5 @@ class Row(BaseModel):
     reasoning: str | None = None
     events: tuple[KnownEvent, ...] = ()
     evidence: tuple[KnownEvent, ...] = ()
+    audio_contribution: float | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)

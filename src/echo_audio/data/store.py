@@ -40,6 +40,7 @@ _SCHEMA = pa.schema(
         ("reasoning", pa.string()),
         ("events", _EVENTS),
         ("evidence", _EVENTS),
+        ("audio_contribution", pa.float64()),
         ("provenance", pa.string()),  # JSON: its shape differs between sources
     ]
 )
@@ -60,7 +61,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
+    try:
+        part.write_bytes(content)
+    except OSError:  # a full disk: what was written of it goes
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
 
 
@@ -193,6 +198,8 @@ def _read_shards(folder: Path) -> pa.Table:
             raise DataError(f"{path} is larger than 1 GiB; Echo never writes such a shard")
         try:
             table = pq.read_table(path)
+            if "audio_contribution" not in table.column_names:  # of a store from before there was such a column
+                table = table.append_column("audio_contribution", pa.nulls(len(table), pa.float64()))
             tables.append(table.select(_SCHEMA.names).cast(_SCHEMA))
         except (pa.ArrowException, KeyError, OSError) as error:
             raise DataError(

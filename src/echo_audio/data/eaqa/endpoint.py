@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -95,6 +96,7 @@ class ChatEndpoint:
         if known is not None:
             return known
         reply = await self._asked(body)
+        reply = replace(reply, text=self.hidden(reply.text))
         self.calls.put(key, stage, self.settings.model, reply)
         return reply
 

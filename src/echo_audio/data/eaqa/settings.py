@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,7 +26,7 @@ class SourceSettings(Settings):
         relations: AVQA: which questions to take, by what they are about.
     """
 
-    kind: Literal["scenes", "folder", "audioset-strong", "musicbench", "avqa"]
+    kind: Literal["scenes"]
     labels: str = ""
     names: str = ""
     audio: str = ""
@@ -50,6 +51,8 @@ class EndpointSettings(Settings):
         wait_s: before the second try; doubled for each further one, at most a minute.
         requests_per_minute: at most; 0 for no limit.
         price_in, price_out: of a million tokens, in any currency.
+        thinking_tokens: that it thinks before each reply, about; for the estimate of the cost.
+        audio_tokens_per_s: tokens that a second of audio costs; for the estimate.
     """
 
     url: str = TEST_URL
@@ -64,6 +67,8 @@ class EndpointSettings(Settings):
     requests_per_minute: float = Field(default=0.0, ge=0)
     price_in: float = Field(default=0.0, ge=0)
     price_out: float = Field(default=0.0, ge=0)
+    thinking_tokens: int = Field(default=0, ge=0)
+    audio_tokens_per_s: float = Field(default=25.0, ge=0)
 
 
 class AnnotateSettings(Settings):
@@ -103,8 +108,14 @@ class WriteSettings(Settings):
 
 
 class JudgeSettings(Settings):
-    """Who says whether question and reasoning are valid."""
+    """Who says whether question and reasoning are valid.
 
+    Attributes:
+        endpoint: who judges.
+        tries: of one row, while the verdict cannot be read.
+    """
+
+    tries: int = Field(default=3, ge=1)
     endpoint: EndpointSettings = EndpointSettings(temperature=0.0)
 
 
@@ -115,13 +126,17 @@ class GuessSettings(Settings):
         by: nobody, a text endpoint that is shown the question only, or one of our engines that hears silence.
         endpoint: of the remote one.
         model: of our engine: a folder, a hub id, or "tiny".
+        max_new_tokens: of one answer of our engine.
         samples: answers of each row, each with the choices in another order.
+        least_contribution: rows whose `audio_contribution` (1 less the share of right guesses) is under this are dropped.
     """
 
     by: Literal["none", "endpoint", "engine"] = "none"
     endpoint: EndpointSettings = EndpointSettings(max_tokens=256)
     model: str = "tiny"
+    max_new_tokens: int = Field(default=256, ge=16)
     samples: int = Field(default=3, ge=1)
+    least_contribution: float = Field(default=0.0, ge=0, le=1)
 
 
 class CheckSettings(Settings):
@@ -153,6 +168,8 @@ class EaqaSettings(Settings):
         seed: of the kinds of question, the order of choices and the requests.
         in_flight: recordings worked on at once.
         stop_after: rows in a row that the endpoint fails before the run stops.
+        longest_s: longer recordings are skipped.
+        budget: price of all calls at which the run stops; 0 for no limit.
         prompts: folder with prompts of your own; empty for those that ship.
         sources: by name.
     """
@@ -162,6 +179,8 @@ class EaqaSettings(Settings):
     seed: int = 1
     in_flight: int = Field(default=8, ge=1, le=512)
     stop_after: int = Field(default=20, ge=1)
+    longest_s: float = Field(default=60.0, gt=0, le=300.0)
+    budget: float = Field(default=0.0, ge=0)
     prompts: str = ""
     sources: dict[str, SourceSettings]
     annotate: AnnotateSettings = AnnotateSettings()
@@ -169,3 +188,22 @@ class EaqaSettings(Settings):
     judge: JudgeSettings = JudgeSettings()
     guess: GuessSettings = GuessSettings()
     checks: CheckSettings = CheckSettings()
+
+
+_HOW = frozenset({"url", "key_env", "timeout_s", "wait_s", "requests_per_minute", "price_in", "price_out", "thinking_tokens"})
+_HOW |= frozenset({"name", "out", "in_flight", "stop_after", "budget", "audio_tokens_per_s"})
+
+
+def identity(settings: EaqaSettings) -> dict[str, Any]:
+    """What decides which rows a run makes, by dotted key; how fast, from where and for how much is left out."""
+    found: dict[str, Any] = {}
+    _flatten(settings.model_dump(mode="json"), (), found)
+    return found
+
+
+def _flatten(values: Mapping[str, Any], path: tuple[str, ...], found: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _flatten(value, (*path, key), found)
+        elif key not in _HOW and (*path[-1:], key) != ("endpoint", "tries"):
+            found[".".join((*path, key))] = value

@@ -37,6 +37,7 @@ class Labelled:
         events: labelled spans in seconds, unchecked; names that a listener would use.
         texts: what the source says in words ("caption", "key").
         asked: a question of the source's own; then none is written.
+        exhaustive: whether everything that is heard is labelled.
         origin: how to find it again, for the provenance of its rows.
     """
 
@@ -45,6 +46,7 @@ class Labelled:
     events: tuple[KnownEvent, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     asked: Asked | None = None
+    exhaustive: bool = False
     origin: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -34,7 +34,7 @@ class SceneSource:
             if row.duration_s > self.longest_s:
                 row, scene = draw_row(self.seed, index, Split.TRAIN, self.stock, row.kind, self.longest_s)
             origin = {"source": "scenes", "seed": self.seed, "index": index, "split": Split.TRAIN.value}
-            yield Labelled(row.id, functools.partial(_rendered, scene, self.stock), row.events, origin=origin)
+            yield Labelled(row.id, functools.partial(_rendered, scene, self.stock), row.events, exhaustive=True, origin=origin)
 
 
 def _rendered(scene: Scene, stock: Stock) -> Recording:

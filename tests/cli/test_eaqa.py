@@ -1,0 +1,61 @@
+"""`echo-audio data eaqa` as a person starts it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from echo_audio.data.eaqa.test_server import Behaviour, Fault, serving
+
+CONFIG = Path(__file__).parents[2] / "configs" / "smoke-eaqa.toml"
+FEW = ("sources.scenes.n=5", "sources.scenes.longest_s=6.0")
+
+
+def test_the_smoke_config_makes_rows_that_are_valid_and_tells_what_it_did(run, tmp_path):
+    done = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'rows'}")
+    assert done.code == 0, done.err
+    assert "The estimate" in done.out and "The bill" in done.out and " sft, " in done.out
+    told = json.loads((tmp_path / "rows" / "summary.json").read_text())
+    assert sum(told["routes"].values()) == 5 and {line["stage"] for line in told["bill"]} >= {"write", "judge", "description"}
+    assert run("data", "validate", tmp_path / "rows" / "stores" / "sft").code == 0
+    again = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'rows'}")
+    assert again.code == 0 and "The estimate" not in again.out, "nothing is left to be paid for"
+
+
+def test_the_estimate_asks_nobody_and_writes_nothing(run, tmp_path):
+    wanted = ("write.endpoint.url=https://nowhere.invalid/v1", "write.endpoint.price_out=1000", f"out={tmp_path / 'rows'}")
+    done = run("data", "eaqa", CONFIG, "--estimate", *FEW, *wanted)
+    assert done.code == 0 and not (tmp_path / "rows").exists()
+    price = float(next(line for line in done.out.splitlines() if " all " in line).split("│")[-2])
+    assert 1.0 < price < 5.0, "6 requests of 330 tokens at 0.001 each"
+
+
+def test_a_key_that_is_missing_and_a_url_with_a_secret_are_named(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("TEACHER_KEY", raising=False)
+    done = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path}", "write.endpoint.key_env=TEACHER_KEY")
+    assert done.code == 2 and "TEACHER_KEY is empty" in done.err
+    done = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'b'}", "write.endpoint.url=https://me:secret@host/v1")
+    assert done.code == 2 and "secret" not in done.err + done.out and not (tmp_path / "b").exists()
+
+
+def test_the_key_reaches_the_endpoint_and_nothing_else(run, tmp_path, monkeypatch):
+    key = "sk-" + "very-secret"
+    monkeypatch.setenv("TEACHER_KEY", key)
+    with serving(Behaviour({Fault.MISTAKE: 0.2}, key=key)) as server:
+        mine = [f"{who}.endpoint.{what}" for who in ("write", "judge") for what in (f"url={server.url}", "key_env=TEACHER_KEY")]
+        done = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path}", "annotate.by=none", "guess.by=none", *mine)
+        assert done.code == 0, done.err
+        server.behaviour.key = "changed"
+        refused = run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'b'}", "annotate.by=none", "guess.by=none", *mine)
+    assert refused.code == 2 and "TEACHER_KEY" in refused.err and "[key]" in refused.err
+    assert key not in done.out + done.err + refused.out + refused.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 8 and not [path for path in files if key.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("override", ["write.mix={song=1.0}", "sources.scenes.n=0", "sources.scenes.kind=tape"])
+def test_what_cannot_be_is_said_before_anything_is_asked(run, tmp_path, override):
+    done = run("data", "eaqa", CONFIG, f"out={tmp_path / 'rows'}", override)
+    assert done.code == 2 and done.err.count("\n") == 1
