@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from echo_audio import tags
+from echo_audio.audio import Segment
 from echo_audio.data.eaqa.plan import seed_of
 from echo_audio.data.eaqa.rules_questions import Posed, pose, truth
 from echo_audio.data.rows import KnownEvent
@@ -172,7 +173,8 @@ def _spoil(row: dict[str, Any], posed: Posed, rng: np.random.Generator) -> None:
         case 1:
             row["reasoning"] = re.sub(r"[^.:;]*[.]$", f" So it must be {wrong}.", row["reasoning"])
         case 2:
-            row["reasoning"] = re.sub(r"(<seg>[\d.]+, )", r"\g<1>9", row["reasoning"])
+            first, text = tags.find_tags(row["reasoning"])[0], row["reasoning"]
+            row["reasoning"] = text[: first.begin] + tags.format_segment(Segment(990.0, 991.5)) + text[first.end :]
         case 3:
             row["reasoning"] = "It is " + posed.answer + "."
         case 4:
