@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from echo_audio.audio import Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
+from echo_audio.engines.vllm_worker import Receiver
 from echo_audio.listen import Encoded
 from echo_audio.models.audio_tower import Features, encode_features
 from echo_audio.models.logmel import logmel, logmel_padded
@@ -51,6 +54,19 @@ def test_many_clips_at_once(thinker: Thinker) -> None:
     for a, b, c in zip(ours, expected, alone, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_in_vllm_s_process_the_same_tower_hears_all_clips_at_once(thinker: Thinker) -> None:
+    features = [features_of(n) for n in N_FRAMES]
+    model = SimpleNamespace(audio_tower=thinker.audio_tower)
+    receiver = Receiver()
+    receiver.model_runner = SimpleNamespace(model=model)
+    receiver.echo_hear()
+    lengths = torch.tensor([[clip.shape[1]] for clip in features])
+    heard = model._process_audio_input({"input_features": torch.cat(features, dim=1), "audio_feature_lengths": lengths})
+    for a, b in zip(heard, stock_tower(thinker, features), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

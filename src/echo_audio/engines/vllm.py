@@ -122,6 +122,7 @@ class VllmEngine:
         engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded)
         forbidden = forbidden_ids(family, _vocabulary(folder))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
+        engine._call(engine._asked(engine.llm.collective_rpc("echo_hear")))
         return engine
 
     async def _start(self, make: Callable[[], Any]) -> Any:
