@@ -48,10 +48,10 @@ def test_without_truth_there_is_no_score():
 
 
 def test_upstream_extraction_credits_failures_with_the_first_choice():
-    again = scored_again(FOUR, extract_upstream)
+    again = scored_again(FOUR, ABOUT, extract_upstream)
     assert [s.official for s in again] == [True, True, True, False], "the letter and the nonsense both become choice 1"
     assert summarise(again, ABOUT)["answered"] == 1
-    assert scored_again(again)[2].official is False
+    assert scored_again(again, ABOUT)[2].official is False
 
 
 def test_repeats_by_hand():
@@ -102,7 +102,7 @@ def test_two_runs_are_paired_by_question():
 def test_lines_of_older_runs_are_still_read():
     old = Sample.from_line(old_line(FOUR[0]))
     assert old.status is Status.OK and old.correct and old.official is None and old.groups == {}
-    assert scored_again([replace(old, answer="Man")])[0].official is True
+    assert scored_again([replace(old, answer="Man")], ABOUT)[0].official is True
 
 
 @pytest.mark.parametrize("duration_s", [0.5, 3.99, 4.0, 30.0, 30.1, 31.0, 4000.0])

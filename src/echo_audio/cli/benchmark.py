@@ -159,6 +159,7 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
         "version": loaded.version,
         "macro": loaded.benchmark.macro,
         "has_truth": loaded.has_truth,
+        "rule": str(loaded.benchmark.rule),
         "remarks": loaded.remarks,
         "data": str(args.data.absolute()),
         "questions": str(loaded.path.absolute()),
@@ -187,8 +188,10 @@ def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener
             asyncio.run(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Start the same command again and it goes on.") from None
-    if new:
-        _tell_speed(args.out, slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new)).to_json())
+    finally:
+        if new:
+            speed = slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new))
+            _tell_speed(args.out, speed.to_json())
 
 
 def _tell_speed(folder: Path, speed: dict[str, Any]) -> None:
@@ -211,18 +214,18 @@ def finish(folder: Path, loaded: Loaded, json_file: Path | None) -> int:
     from echo_audio.evaluation.scores import summarise, transcript_of
 
     about, samples = read_run(folder)
+    first = {s.key: s for s in samples if s.repeat == 0 and s.rotation == 0}
+    answers = {key: sample.choice or "" for key, sample in first.items()}
+    thoughts = {key: transcript_of(sample).response for key, sample in first.items() if sample.transcript}
     scores = {**about, **summarise(samples, about)}
     text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
     write_whole(folder / "scores.json", text)
     if json_file is not None:
         write_whole(json_file, text)
-    first = {s.key: s for s in samples if s.repeat == 0 and s.rotation == 0}
-    answers = {key: sample.choice or "" for key, sample in first.items()}
-    thoughts = {key: transcript_of(sample).response for key, sample in first.items() if sample.transcript}
     if scores["n"] == len(loaded.records) and not scores["missing"]:
         rows = submission(loaded.records, answers, thoughts, loaded.benchmark)
         validate(rows, loaded.records, loaded.benchmark)
         write_submission(folder / loaded.benchmark.submission, rows)
         console(to_stderr=True).print(Text(f"to hand in: {folder / loaded.benchmark.submission}", "dim"))
     show_scores(scores)
-    return int(any(s.failed for s in samples) or scores["missing"] > 0)
+    return int(any(s.failed for s in samples) or scores["missing"] + scores["missing_turns"] > 0)

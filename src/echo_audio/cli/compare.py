@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from echo_audio.cli.arguments import Parser
+from echo_audio.cli.arguments import Parser, one_of
 from echo_audio.cli.console import console, shown
-from echo_audio.errors import DataError
+from echo_audio.transcript import Played
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,16 +19,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="echo-audio compare", description="Two runs on the same questions, with a paired test.")
     parser.add_argument("first", type=Path, metavar="RUN", help="folder of --out")
     parser.add_argument("second", type=Path, metavar="RUN")
+    what = "of runs on scenes: the pass with this played (default crop, the truth)"
+    parser.add_argument("--played", type=one_of(Played), default=Played.CROP, metavar="WHAT", help=what)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
     args = parser.parse_args(arguments)
     from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.files import check_same_questions, read_run
     from echo_audio.evaluation.scores import compare, scored_again
 
-    (one, first), (two, second) = read_run(args.first), read_run(args.second)
-    if one.get("sha256") != two.get("sha256"):
-        raise DataError(f"{args.first} and {args.second} asked different question files; their scores cannot be paired")
-    result = compare(scored_again(first), scored_again(second))
+    (one, first), (two, second) = read_run(args.first, args.played), read_run(args.second, args.played)
+    check_same_questions(one, two)
+    result = compare(scored_again(first, one), scored_again(second, two))
     if args.json is not None:
         write_whole(args.json, json.dumps(result, indent=1) + "\n")
     table = Table("", "first", "second", "difference", "95 % interval", "p (McNemar)", "n", title_justify="left",

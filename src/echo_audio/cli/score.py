@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 
     about, samples = read_run(args.run)
     upstream = args.extraction == "upstream"
-    again = scored_again(samples, extract_upstream if upstream else extract)
+    again = scored_again(samples, about, extract_upstream if upstream else extract)
     scores = {**about, **summarise(again, about)}
     if upstream:
         said = "UPSTREAM EXTRACTION: failures are credited with the first choice; for comparison with the released code only"
@@ -54,13 +54,18 @@ def show_scores(scores: dict[str, Any]) -> None:
         where.print(Text(shown(remark), "yellow"))
     if scores["missing"]:
         where.print(Text(f"NOT COMPLETE: {scores['missing']} of {scores['n']} questions were not asked", "yellow"))
+    if scores["missing_turns"]:
+        where.print(Text(f"NOT COMPLETE: {scores['missing_turns']} repeats or turned choices were not asked", "yellow"))
     told = ("answered", "unparsed", "missing_audio", "bad_audio", "bad_question", "engine_error")
     told += ("hit_turn_limit", "hit_token_limit")
     where.print(Text(", ".join(f"{scores[name]} {name.replace('_', ' ')}" for name in told)))
     where.print(Text("read by: " + ", ".join(f"{step} {count}" for step, count in scores["steps"].items())))
     if not scores["scored"]:
         where.print(Text(scores["why"]))
-        where.print(Text(", ".join(f"{place}: {count}" for place, count in scores["distribution"].items())))
+        for name, counted in (("all", scores["distribution"]), *scores["distribution_by"].items()):
+            where.print(Text(f"given, {shown(name)}: " + ", ".join(f"{place} {count}" for place, count in counted.items())))
+        for odd in scores["odd"]:
+            where.print(Text(f"ODD: {shown(odd)}", "yellow"))
         return
     table = Table("", *(f"{rule} %" for rule in ("official", "strict")), "n", title_justify="left")
     _row(table, "all, by sample (micro)", scores)

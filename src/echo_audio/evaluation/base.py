@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from echo_audio.audio import Recording, Segment
 from echo_audio.data.rows import Row
 from echo_audio.errors import DataError
-from echo_audio.scoring.answers import Verdict
+from echo_audio.scoring.answers import OfficialRule, Verdict
 from echo_audio.transcript import Stop, Transcript
 
 
@@ -26,6 +29,7 @@ class Item:
         other: another recording, where swapped listening wants one.
         groups: the benchmark's own groupings -> the question's group.
         audio: facts about the file: path, rate, channels.
+        rule: how the benchmark's own script scores.
     """
 
     row: Row
@@ -33,6 +37,7 @@ class Item:
     other: Recording | None = None
     groups: dict[str, str] = field(default_factory=dict)
     audio: dict[str, Any] = field(default_factory=dict)
+    rule: OfficialRule = OfficialRule.WORDS
 
 
 class Items(Protocol):
@@ -95,7 +100,7 @@ class Sample:
         transcript: the whole transcript, as JSON values; empty where none was begun.
         status: what came of it; all but OK count as wrong, and are counted apart.
         detail: why it failed.
-        official: verdict of the official word rule on the extracted choice; None where the truth is not known.
+        official: verdict of the official rule on the extracted choice; None where the truth is not known.
         step: the `Step` of the extraction.
         choice: the extracted choice, verbatim.
         answer: the truth, None where it is not known.
@@ -168,10 +173,18 @@ class Sample:
             DataError: not a line of a run.
         """
         try:
-            values = json.loads(line)
-            return cls(**(values | {"verdict": Verdict(values["verdict"]), "status": Status(values.get("status", "ok"))}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"not a line of an evaluation run ({error}); delete the damaged line") from None
+            sample = _adapter().validate_json(line)
+        except ValueError as error:
+            said = " ".join(str(error).split())[:300]
+            raise DataError(f"not a line of an evaluation run ({said}); delete the damaged line") from None
+        if not math.isfinite(sample.duration_s + sample.heard_s + sample.elapsed_s + sample.began_s):
+            raise DataError("not a line of an evaluation run (a time is not finite); delete the damaged line")
+        return sample
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Sample]:
+    return TypeAdapter(Sample)
 
 
 def evidence_iou(row: Row, transcript: Transcript) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from echo_audio.errors import DataError
+from echo_audio.scoring.answers import OfficialRule
 
 Fields = dict[str, Any]
 
@@ -58,7 +59,7 @@ class Benchmark:
         prediction: fields of a record, the given choice -> the text that script wants there.
         n_published: questions of the published file; None where more than one size is about.
         keep: which records can be asked; the others are counted by the reason it returns ("" keeps one).
-        official: whether its official score is the shared word rule (`official_match`).
+        rule: how its own script scores.
         submission: name of the file to hand in.
     """
 
@@ -72,7 +73,7 @@ class Benchmark:
     prediction_key: str
     n_published: int | None = None
     keep: Callable[[Fields], str] = lambda _: ""
-    official: bool = True
+    rule: OfficialRule = OfficialRule.WORDS
     submission: str = "submission.json"
     prediction: Callable[[Fields, str], str] = lambda _, choice: choice
 

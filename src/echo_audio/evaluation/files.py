@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from echo_audio.errors import DataError
 from echo_audio.evaluation.base import Ask, Sample
+from echo_audio.transcript import Played
 
 
 def read_lines(path: Path) -> list[Sample]:
@@ -26,8 +28,14 @@ def read_lines(path: Path) -> list[Sample]:
     if not path.is_file():
         return []
     raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    return [Sample.from_line(line) for line in whole.decode("utf-8").split("\n") if line]
+    out: list[Sample] = []
+    for place, line in enumerate(raw[: raw.rfind(b"\n") + 1].split(b"\n"), 1):
+        try:
+            if line:
+                out.append(Sample.from_line(line.decode("utf-8")))
+        except (DataError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, line {place}: {error}") from None
+    return out
 
 
 def newest(samples: list[Sample]) -> dict[Ask, Sample]:
@@ -80,6 +88,34 @@ def _lock(descriptor: int, path: Path) -> None:
         raise DataError(f"another process is writing {path}; wait for it, or give each its own --shard I/N") from None
 
 
+def _scenes(folder: Path, played: Played) -> list[Sample]:
+    """The samples of one pass over scenes, grouped by the kind of question."""
+    path = folder / f"{played}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{folder} holds no run of a benchmark, nor of scenes with {played} (no {path.name}); give another RUN")
+    samples = [s if s.groups else replace(s, groups={"kind": s.kind}) for s in newest(read_lines(path)).values()]
+    return sorted(samples, key=lambda s: (s.index, s.key))
+
+
+def _scenes_about(about: dict[str, Any], played: Played) -> dict[str, Any]:
+    """What the tables and pages of benchmarks say of a run, for one on scenes, which is always greedy and once."""
+    how = {"mode": about.get("mode", ""), "played": str(played), "hear": "recording", "sampling": {"temperature": 0, "seed": 0}}
+    banks = ", ".join(map(str, about.get("banks", ())))
+    version = f"seed {about.get('seed')}" + (f", recorded clips: {banks}" if banks else "")
+    return {"title": "Scenes", "version": version, "macro": "kind", "has_truth": True, "how": how, **about}
+
+
+def check_same_questions(one: Mapping[str, Any], two: Mapping[str, Any]) -> None:
+    """Refuse to pair runs that asked different question files.
+
+    Raises:
+        DataError: they did.
+    """
+    differ = [key for key in ("sha256", "seed", "banks") if one.get(key) != two.get(key)]
+    if differ:
+        raise DataError(f"the two runs asked different questions ({', '.join(differ)} differ); their scores cannot be paired")
+
+
 ABOUT = "run.json"
 
 
@@ -121,20 +157,35 @@ def read_about(folder: Path) -> dict[str, Any]:
         value = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(f"{folder} is no folder of a run (no {ABOUT} that can be read); give what --out named") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{folder / ABOUT} is no description of a run; give what --out named")
+    wrong = None if not isinstance(value, dict) else _wrong(value, _TYPES) or _wrong(value.get("how", {}), _TYPES_OF_HOW)
+    if not isinstance(value, dict) or wrong:
+        raise DataError(f"{folder / ABOUT} is no description of a run ({wrong or 'no object'}); give what --out named")
     return value
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[Sample]]:
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "n": int, "how": dict, "remarks": list, "benchmark": str, "title": str, "version": str, "macro": str, "config": str,
+    "model": str, "data": str, "questions": str, "sha256": str, "has_truth": bool, "seed": int, "banks": list, "mode": str,
+}  # fmt: skip
+_TYPES_OF_HOW: dict[str, type | tuple[type, ...]] = {"repeats": int, "rotations": int, "sampling": dict, "hear": str, "mode": str}
+
+
+def _wrong(values: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> str:
+    """The key whose value is of another type than a run writes; empty when all are right."""
+    return next((key for key, kind in types.items() if key in values and not isinstance(values[key], kind)), "")
+
+
+def read_run(folder: Path, played: Played = Played.CROP) -> tuple[dict[str, Any], list[Sample]]:
     """What a run is about, and its samples of all shards: one of each, in the order of the benchmark.
 
-    The order of files and machines does not matter.
+    The order of files and machines does not matter. Of a run on scenes the pass with `played` is read.
 
     Raises:
         DataError: no run, or a line of another configuration.
     """
     about = read_about(folder)
+    if "benchmark" not in about:
+        return _scenes_about(about, played), _scenes(folder, played)
     lines = [sample for path in sorted(folder.glob("samples*.jsonl")) for sample in read_lines(path)]
     strange = next((sample for sample in lines if sample.config != about.get("config")), None)
     if strange is not None:

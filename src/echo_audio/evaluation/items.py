@@ -64,7 +64,8 @@ class BenchmarkItems:
         other = None
         if with_other:
             other = load(self._file(self._next(index)), max_duration_s=self.max_duration_s, allow_silent=True)
-        return Item(row, recording, other, record.groups, {"path": record.audio, "rate_hz": rate_hz, "n_channels": n_channels})
+        facts = {"path": record.audio, "rate_hz": rate_hz, "n_channels": n_channels}
+        return Item(row, recording, other, record.groups, facts, self.loaded.benchmark.rule)
 
     def _next(self, index: int) -> Record:
         """The next question of which there is one."""

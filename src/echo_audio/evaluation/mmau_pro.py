@@ -1,7 +1,8 @@
 """MMAU-Pro, its multiple-choice part with one recording: sonalkum/MMAUPro (HF gamma-lab-umd/MMAU-Pro, test.parquet).
 
 Open questions and instructions to follow are judged by models there, and several recordings at once cannot be heard here:
-such records are left out and counted. The official script maps any text to its nearest choice; here nothing is guessed.
+such records are left out and counted. The official script maps any text to its nearest choice by an embedding model, a
+choice to itself and nothing to some choice; here nothing is guessed.
 It reads a parquet table: so the submission is one, of the part that can be asked.
 
 `category`, `question`, `choices` and `answer` are what evaluate_mmau_pro_comprehensive.py reads (commit 960e93a); `id`, the
@@ -12,6 +13,7 @@ list `audio_path` ("data/NAME.wav"), `length_type` and `sub-cat` are what severa
 from __future__ import annotations
 
 from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, listed, text_of
+from echo_audio.scoring.answers import OfficialRule
 
 _JUDGED = ("open", "instruction following")
 
@@ -54,6 +56,6 @@ MMAU_PRO = Benchmark(
     macro="category",
     prediction_key="model_output",
     keep=keep,
-    official=False,
+    rule=OfficialRule.CHOICE,
     submission="submission.parquet",
 )

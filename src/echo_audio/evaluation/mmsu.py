@@ -1,7 +1,7 @@
 """MMSU: 5,000 spoken-language questions with four choices each, dingdongwang/MMSU (HF ddwang2000/MMSU).
 
-Its own script scores letters and drops what it cannot read from the denominator; here nothing is dropped, so the official
-number is not theirs. The submission holds the letter under `response`, as that script reads it.
+Its own script scores letters and drops what it cannot read from the denominator. The submission holds the letter of the
+choice under `response`, or nothing, which that script counts as wrong: so its number over that file is the official one here.
 
 Field names are those that its mmsu_inference.py writes (commit 217d1d3); that every line of it becomes a question here was
 not seen on the data themselves. Choices that are not there are null, in any of the four places; several public loaders turn
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, blank_is_none, text_of
+from echo_audio.scoring.answers import OfficialRule
 
 _CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 
@@ -55,7 +56,7 @@ MMSU = Benchmark(
     macro="task_name",
     prediction_key="response",
     n_published=5000,
-    official=False,
+    rule=OfficialRule.CHOICE,
     submission="submission.jsonl",
     prediction=letter,
 )

@@ -47,7 +47,7 @@ def report(
         speeds: lines of the run's speed.jsonl.
         attention: the run's attention.json.
     """
-    samples = scored_again(samples)
+    samples = scored_again(samples, about)
     scores = summarise(samples, about)
     body = [_head(about, scores), _table_counts(scores, speeds)]
     if scores["scored"]:
@@ -56,7 +56,7 @@ def report(
         body.append(_attention(attention))
     second: dict[str, Sample] = {}
     if other is not None:
-        again = scored_again(other[1])
+        again = scored_again(other[1], other[0])
         second = {s.key: s for s in again if s.repeat == 0 and s.rotation == 0}
         body.append(_comparison(about, other[0], compare(samples, again)))
     audio = _Audio(audio_folder, round(embed_mb * 1e6))

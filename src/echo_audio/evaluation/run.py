@@ -34,7 +34,7 @@ from echo_audio.evaluation.base import Ask, Item, Items, Sample, Status, evidenc
 from echo_audio.evaluation.files import appending, newest, read_lines
 from echo_audio.evaluation.speed import Slots
 from echo_audio.listen import Engine, Limits, Sampling, listen
-from echo_audio.scoring.answers import Verdict, official_match, strict_score
+from echo_audio.scoring.answers import OfficialRule, Verdict, strict_score
 from echo_audio.scoring.extraction import Extraction, extract
 from echo_audio.transcript import Mode, Played, Stop, Transcript
 
@@ -290,13 +290,19 @@ def judge(item: Item, transcript: Transcript, elapsed_s: float) -> Sample:
         wave=loudness_of(item.recording),
         n_tokens=transcript.n_sampled,
     )
-    return rejudged(sample, transcript.response, row.choices)
+    return rejudged(sample, transcript.response, row.choices, rule=item.rule)
 
 
 Extractor = Callable[[str, Sequence[str]], Extraction]
 
 
-def rejudged(sample: Sample, response: str, choices: Sequence[str], extractor: Extractor = extract) -> Sample:
+def rejudged(
+    sample: Sample,
+    response: str,
+    choices: Sequence[str],
+    extractor: Extractor = extract,
+    rule: OfficialRule = OfficialRule.WORDS,
+) -> Sample:
     """The sample with extraction and verdicts made anew from the response."""
     read = extractor(response, choices)
     strict = strict_score(response, sample.answer or "", choices)
@@ -307,7 +313,7 @@ def rejudged(sample: Sample, response: str, choices: Sequence[str], extractor: E
         given=read.given,
         step=str(read.step),
         choice=read.choice,
-        official=None if truth is None else official_match(read.choice or "", truth, choices or (truth,)),
+        official=None if truth is None else rule.match(read.choice or "", truth, choices or (truth,)),
     )
 
 

@@ -13,7 +13,7 @@ from echo_audio.evaluation import statistics
 from echo_audio.evaluation.base import Sample, Status
 from echo_audio.evaluation.listening import listening
 from echo_audio.evaluation.run import Extractor, rejudged
-from echo_audio.scoring.answers import Verdict, official_match
+from echo_audio.scoring.answers import OfficialRule, Verdict
 from echo_audio.scoring.extraction import Step, extract
 from echo_audio.transcript import Stop, Transcript
 
@@ -24,16 +24,25 @@ Rule = Callable[[Sample], bool]
 RULES: dict[str, Rule] = {"official": lambda s: s.official is True, "strict": lambda s: s.verdict is Verdict.CORRECT}
 
 
-def scored_again(samples: Sequence[Sample], extractor: Extractor = extract) -> list[Sample]:
-    """The samples with extraction and verdicts made anew from their transcripts."""
+def scored_again(samples: Sequence[Sample], about: Mapping[str, Any], extractor: Extractor = extract) -> list[Sample]:
+    """The samples with extraction and verdicts made anew from their transcripts.
+
+    Raises:
+        TranscriptError: one of them is damaged.
+    """
+    rule = rule_of(about)
     out: list[Sample] = []
     for sample in samples:
-        if not sample.transcript:
-            out.append(sample)
-            continue
-        choices = tuple(sample.transcript["question"]["choices"])
-        out.append(rejudged(sample, transcript_of(sample).response, choices, extractor))
+        if sample.transcript:
+            transcript = transcript_of(sample)
+            sample = rejudged(sample, transcript.response, transcript.question.choices, extractor, rule)
+        out.append(sample)
     return out
+
+
+def rule_of(about: Mapping[str, Any]) -> OfficialRule:
+    """The official rule of a run; runs from before there were several have the first."""
+    return OfficialRule.CHOICE if about.get("rule") == OfficialRule.CHOICE else OfficialRule.WORDS
 
 
 def transcript_of(sample: Sample) -> Transcript:
@@ -56,15 +65,18 @@ def summarise(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, 
         about: `run.json` of the run.
     """
     plain = [s for s in samples if s.repeat == 0 and s.rotation == 0]
-    if not about.get("has_truth", True):
-        return {"scored": False, "why": "the question file gives no answers: hand in the submission", **counts(plain, about),
-                "distribution": distribution(plain)}  # fmt: skip
-    out: dict[str, Any] = {"scored": True, **counts(plain, about)}
+    counted = {**counts(plain, about), "missing_turns": missing_turns(samples, about)}
+    if not plain or not about.get("has_truth", True):
+        why = "the question file gives no answers: hand in the submission" if plain else "no question was asked yet"
+        by = {name: distribution(some) for name, some in _groups(plain, _group(str(about.get("macro", "")))).items()}
+        return {"scored": False, "why": why, **counted, "distribution": distribution(plain), "distribution_by": by,
+                "odd": oddities(plain)}  # fmt: skip
+    out: dict[str, Any] = {"scored": True, **counted}
     for rule, right in RULES.items():
         out[rule] = statistics.rate([right(s) for s in plain]).to_json()
     out["macro"] = _macros(plain, about)
     out["by"] = {name: _by(plain, key) for name, key in groupings(plain).items()}
-    out["chance"] = chance(plain)
+    out["chance"] = chance(plain, rule_of(about))
     out["distribution"] = distribution(plain)
     if any(s.repeat for s in samples):
         out["repeats"] = repeats([s for s in samples if s.rotation == 0])
@@ -94,15 +106,43 @@ def counts(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+def missing_turns(samples: Sequence[Sample], about: Mapping[str, Any]) -> int:
+    """Repeats and turned choices that were not asked yet, of the questions that were asked once."""
+    how = about.get("how", {})
+    n_repeats, n_turns = int(how.get("repeats", 1)), int(how.get("rotations", 1))
+    asked = Counter(s.key for s in samples if s.status is Status.OK)
+    shown = {s.key: s.n_shown or 1 for s in samples if s.status is Status.OK}
+    return sum(max(0, n_repeats * (n_turns or shown[key]) - n) for key, n in asked.items())
+
+
+def oddities(samples: Sequence[Sample]) -> list[str]:
+    """What is suspicious about answers whose truth is not known, a sentence each."""
+    read = [s for s in samples if s.choice is not None]
+    out: list[str] = []
+    if len(read) < 0.95 * len(samples):
+        out.append(f"{len(samples) - len(read)} of {len(samples)} answers are empty: they could not be read or asked")
+    for what, counts_of in (("place", distribution(read)), ("text", Counter(str(s.choice) for s in read))):
+        name, count = max(counts_of.items(), key=lambda item: item[1], default=("", 0))
+        if len(read) >= 20 and count > 0.6 * len(read):
+            out.append(f"{count} of {len(read)} answers have the same {what}: {name[:80]}")
+    return out
+
+
 def groupings(samples: Sequence[Sample]) -> dict[str, Callable[[Sample], str]]:
     """Name of a grouping -> the group of a sample: the benchmark's own, then ours."""
     names = dict.fromkeys(name for s in samples for name in s.groups)
     own: dict[str, Callable[[Sample], str]] = {name: _group(name) for name in names}
-    return {**own, "choices": lambda s: f"{s.n_choices} choices" if s.n_choices else "not asked", "length": length_bucket}
+    return {**own, "choices": _n_choices, "length": length_bucket}
 
 
 def _group(name: str) -> Callable[[Sample], str]:
     return lambda s: s.groups.get(name, "unknown")
+
+
+def _n_choices(sample: Sample) -> str:
+    """As many as are shown, equal ones too, as the question files have them; older runs kept the number of different ones."""
+    n = sample.n_shown or sample.n_choices
+    return f"{n} choices" if n else "not asked"
 
 
 def length_bucket(sample: Sample) -> str:
@@ -118,32 +158,33 @@ def length_bucket(sample: Sample) -> str:
 
 
 def _by(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, Any]:
+    return {name: {rule: statistics.rate([right(s) for s in some]).to_json() for rule, right in RULES.items()}
+            for name, some in _groups(samples, key).items()}  # fmt: skip
+
+
+def _groups(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, list[Sample]]:
+    """The samples by group, sorted by its name."""
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
-    rates = {name: {rule: statistics.rate([right(s) for s in some]).to_json() for rule, right in RULES.items()}
-             for name, some in sorted(groups.items())}  # fmt: skip
-    return rates
+    return dict(sorted(groups.items()))
 
 
 def _macros(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, Any]:
     """The unweighted mean over the groups of the benchmark's macro grouping (MMAR: seven modalities)."""
     name = str(about.get("macro", ""))
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.groups.get(name, "unknown")].append(sample)
-    parts = list(groups.values())
+    parts = list(_groups(samples, _group(name)).values())
     values = {rule: statistics.macro([[right(s) for s in some] for some in parts]).to_json() for rule, right in RULES.items()}
     return {"over": name, "groups": len(parts), **values}
 
 
-def chance(samples: Sequence[Sample]) -> dict[str, float]:
+def chance(samples: Sequence[Sample], rule: OfficialRule = OfficialRule.WORDS) -> dict[str, float]:
     """What is right without listening: a choice drawn at random, and always the first one by the official rule."""
     asked = [(s.answer, s.transcript["question"]["choices"]) for s in samples if s.transcript and s.answer is not None]
     shown = [(answer, choices) for answer, choices in asked if choices]
     if not shown:
         return {}
-    first = sum(official_match(choices[0], answer, choices) for answer, choices in shown)
+    first = sum(rule.match(choices[0], answer, choices) for answer, choices in shown)
     uniform = sum(1 / len(choices) for _, choices in shown)
     return {"uniform": round(uniform / len(shown), 4), "always_first": round(first / len(shown), 4)}
 

@@ -95,6 +95,21 @@ def strict_verdict(given: str | None, answer: str, choices: Sequence[str]) -> Sc
     return Score(Verdict.CORRECT if choice.strip() == answer.strip() else Verdict.INCORRECT, given, choice)
 
 
+class OfficialRule(StrEnum):
+    """How a benchmark's own script decides on the choice that it is handed."""
+
+    WORDS = "words"
+    """The word rule of MMAU and MMAR: `official_match`."""
+    CHOICE = "choice"
+    """The choice itself, as MMSU's script does by its letter, and MMAU-Pro's by its nearest choice."""
+
+    def match(self, choice: str, answer: str, choices: Sequence[str]) -> bool:
+        """Whether a choice that was read out of a response is right; an empty one never is."""
+        if self is OfficialRule.WORDS:
+            return official_match(choice, answer, choices)
+        return bool(choice) and choice == answer
+
+
 _WORD = re.compile(r"\w+")
 
 
