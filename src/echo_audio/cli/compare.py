@@ -11,6 +11,7 @@ from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, one_of
 from echo_audio.cli.console import console, shown
+from echo_audio.cli.score import MOST_GROUPS
 from echo_audio.transcript import Played
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     for rule, pair in result["all"].items():
         _pair_row(table, f"all, {rule}", pair)
     for name, groups in result["by"].items():
-        if len(groups) <= 12:
+        if len(groups) <= MOST_GROUPS:
             for group, pairs in groups.items():
                 _pair_row(table, f"{name} {shown(group)}", pairs["official"])
     console().print(table)

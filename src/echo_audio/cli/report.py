@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, number
 from echo_audio.cli.console import console
 from echo_audio.errors import DataError
+
+if TYPE_CHECKING:
+    from echo_audio.evaluation.report_samples import Sounds
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,18 +26,34 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--embed-mb", type=number(0), default=20.0, metavar="MB", help="audio put into the page (default 20)")
     args = parser.parse_args(arguments)
     from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.files import check_same_questions, read_run
     from echo_audio.evaluation.report import report
 
     other = read_run(args.beside) if args.beside is not None else None
     for folder in args.runs:
         about, samples = read_run(folder)
-        audio = None if args.no_audio or "data" not in about else Path(about["data"])
+        if other is not None:
+            check_same_questions(about, other[0])
         extras = {"speeds": _speeds(folder), "attention": _attention(folder)}
-        page = report(about, samples, other, audio_folder=audio, embed_mb=args.embed_mb, **extras)
+        sounds = None if args.no_audio else _sounds(about)
+        page = report(about, samples, other, sounds=sounds, embed_mb=args.embed_mb, **extras)
         write_whole(folder / "report.html", page)
         console().print(Text(f"{folder / 'report.html'}: {len(samples)} samples, {len(page.encode()) / 1e6:.1f} MB"))
     return 0
+
+
+def _sounds(about: dict[str, Any]) -> Sounds | None:
+    """Where a run's recordings are; of scenes they are rendered again, unless they hold recorded clips."""
+    from echo_audio.evaluation.report_samples import files_in, made_by
+
+    if "data" in about:
+        return files_in(Path(about["data"]))
+    if about.get("banks") or "seed" not in about:
+        return None
+    from echo_audio.data.stock import make_stock
+    from echo_audio.evaluation.scenes import SceneItems
+
+    return made_by(SceneItems(make_stock([]), about["n"], seed=about["seed"]))
 
 
 def _speeds(folder: Path) -> list[dict[str, Any]]:

@@ -45,6 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+MOST_GROUPS = 30
+"""Groups of one grouping in a table on the terminal; the page and the JSON have all."""
+
+
 def show_scores(scores: dict[str, Any]) -> None:
     """The scores as a table."""
     where = console()
@@ -72,7 +76,7 @@ def show_scores(scores: dict[str, Any]) -> None:
     macro = scores["macro"]
     _row(table, f"mean of {macro['groups']} by {macro['over']} (macro)", macro)
     for name, groups in scores["by"].items():
-        if len(groups) <= 12:
+        if len(groups) <= MOST_GROUPS:
             table.add_row(f"by {name}", "", "", "", style="bold")
             for group, both in groups.items():
                 _row(table, f"  {shown(group)}", both)

@@ -35,7 +35,8 @@ def accuracies(title: str, groups: Mapping[str, Mapping[str, Any]], chance: floa
         axes.plot(100 * official["value"], y, "o", color="#2b5fd9", markersize=5)
         axes.plot(100 * strict["value"], y, "o", color="#1d2433", markersize=8, fillstyle="none")
     axes.set_yticks(range(len(names)), [f"{plain(name)} ({groups[name]['official']['n']})" for name in reversed(names)])
-    axes.set(title=title, xlim=(0, 100), xlabel="% right: official with 95 % interval, strict as a ring")
+    axes.set(title=title, xlim=(-1, 101), xlabel="% right: official with 95 % interval, strict as a ring")
+    axes.set_ylim(-0.6, len(names) - 0.4)
     if chance is not None:
         axes.axvline(100 * chance, color="#b3362b", linewidth=1, linestyle=":")
     axes.grid(axis="x", alpha=0.3)

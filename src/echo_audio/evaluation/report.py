@@ -6,22 +6,16 @@ Whatever comes out of a data file or a model is escaped: in tables by `html.esca
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from echo_audio import tags
-from echo_audio.errors import DataError
 from echo_audio.evaluation import plots
 from echo_audio.evaluation.base import Sample
-from echo_audio.evaluation.benchmark import find_audio
-from echo_audio.evaluation.listening import heard_segments
-from echo_audio.evaluation.scores import RULES, compare, scored_again, summarise, transcript_of
-from echo_audio.scoring.extraction import Step
+from echo_audio.evaluation.report_samples import Audio, Sounds, shown
+from echo_audio.evaluation.scores import RULES, compare, scored_again, summarise
 
 MOST_ROWS = 60
 """Groups shown of one grouping."""
@@ -32,7 +26,7 @@ def report(
     samples: Sequence[Sample],
     other: tuple[Mapping[str, Any], Sequence[Sample]] | None = None,
     *,
-    audio_folder: Path | None = None,
+    sounds: Sounds | None = None,
     embed_mb: float = 20.0,
     speeds: Sequence[Mapping[str, Any]] = (),
     attention: Mapping[str, Any] | None = None,
@@ -42,26 +36,28 @@ def report(
     Args:
         about, samples: of the run; scored again here.
         other: a second run on the same questions.
-        audio_folder: where the recordings lie; None leaves them out.
+        sounds: where the recordings are; None leaves them out.
         embed_mb: megabytes of audio put into the page, in the order of the samples; the rest is linked.
         speeds: lines of the run's speed.jsonl.
         attention: the run's attention.json.
     """
     samples = scored_again(samples, about)
     scores = summarise(samples, about)
-    body = [_head(about, scores), _table_counts(scores, speeds)]
-    if scores["scored"]:
-        body += [_by(scores), _listening(scores["listening"])]
-    if attention is not None:
-        body.append(_attention(attention))
+    body = [_head(about, scores)]
     second: dict[str, Sample] = {}
     if other is not None:
         again = scored_again(other[1], other[0])
         second = {s.key: s for s in again if s.repeat == 0 and s.rotation == 0}
         body.append(_comparison(about, other[0], compare(samples, again)))
-    audio = _Audio(audio_folder, round(embed_mb * 1e6))
-    shown = [_shown(s, place, audio, second.get(s.key)) for place, s in enumerate(samples) if s.repeat == 0 and s.rotation == 0]
-    return _page(str(about.get("title", "run")), "\n".join(body), {"samples": shown})
+    body += [_counts(scores), _speed(speeds)]
+    if scores["scored"]:
+        body += [_by(scores), _listening(scores["listening"])]
+    if attention is not None:
+        body.append(_attention(attention))
+    audio, has_truth = Audio(sounds, round(embed_mb * 1e6)), bool(about.get("has_truth", True))
+    plain = [s for s in samples if s.repeat == 0 and s.rotation == 0]
+    listed = [shown(s, place, audio, second.get(s.key), has_truth) for place, s in enumerate(plain)]
+    return _page(str(about.get("title", "run")), "\n".join(body), {"samples": listed})
 
 
 def _page(title: str, body: str, data: Mapping[str, Any]) -> str:
@@ -119,8 +115,11 @@ def _head(about: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         lines.append(f"<p class={kind}>{_text(remark)}</p>")
     if scores["missing"]:
         lines.append(f"<p class=loud>NOT COMPLETE: {scores['missing']} of {scores['n']} questions were not asked</p>")
+    if scores["missing_turns"]:
+        lines.append(f"<p class=loud>NOT COMPLETE: {scores['missing_turns']} repeats or turned choices were not asked</p>")
     if not scores["scored"]:
-        return "\n".join([*lines, f"<p class=loud>{_text(scores['why'])}</p>"])
+        odd = [f"<p class=loud>ODD: {_text(text)}</p>" for text in scores["odd"]]
+        return "\n".join([*lines, f"<p class=loud>{_text(scores['why'])}</p>", *odd])
     macro = scores["macro"]
     numbers = [("official, by sample", scores["official"]), ("strict, by sample", scores["strict"])]
     numbers += [(f"{rule}, mean over {macro['groups']} by {macro['over']}", macro[rule]) for rule in RULES]
@@ -129,23 +128,51 @@ def _head(about: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"<div class=big>{cards}</div>"])
 
 
-def _table_counts(scores: Mapping[str, Any], speeds: Sequence[Mapping[str, Any]]) -> str:
-    names = [name for name, value in scores.items() if isinstance(value, int) and not isinstance(value, bool)]
-    rows = [[_text(name.replace("_", " ")), str(scores[name])] for name in names]
-    rows += [[f"read by {_text(step)}", str(count)] for step, count in scores["steps"].items()]
-    rows += [[f"given: {_text(place)}", str(count)] for place, count in scores["distribution"].items()]
-    chance = scores.get("chance", {}).items()
-    rows += [[f"without listening: {_text(name.replace('_', ' '))}", f"{100 * share:.1f} %"] for name, share in chance]
+COUNTED = (
+    "n", "missing", "missing_turns", "answered", "unparsed", "missing_audio", "bad_audio", "bad_question", "engine_error",
+    "hit_turn_limit", "hit_token_limit", "hit_audio_limit", "rules_disagree",
+)  # fmt: skip
+
+
+def _counts(scores: Mapping[str, Any]) -> str:
+    """How many questions came out how; what never happened is left out."""
+    counted = [(name, scores[name]) for name in COUNTED if scores[name] or name in ("n", "answered", "unparsed")]
+    names = {"n": "questions", "rules_disagree": "the two rules disagree"}
+    tables = [
+        _table(["what came of them", "n"], [[names.get(name, name.replace("_", " ")), str(n)] for name, n in counted]),
+        _table(["read by", "n"], [[_text(step.replace("_", " ")), str(n)] for step, n in scores["steps"].items()]),
+    ]
+    given = [("all", scores["distribution"]), *scores.get("distribution_by", {}).items()]
+    for group, places in given:
+        head = "choice given" + ("" if group == "all" else f", {group}")
+        tables.append(_table([_text(head), "n"], [[_text(place), str(n)] for place, n in places.items()]))
+    if scores.get("chance"):
+        rows = [[_text(name.replace("_", " ")), f"{100 * share:.1f}"] for name, share in scores["chance"].items()]
+        tables.append(_table(["without listening", "% right"], rows))
     for part in ("repeats", "rotations"):
-        for name, value in scores.get(part, {}).items():
-            rows.append([_text(f"{part}: {name.replace('_', ' ')}"), _percent(value) if isinstance(value, dict) else str(value)])
-    out = "<h2>What came of the questions</h2>" + _table(["", "n"], rows)
-    if speeds:
-        columns = ("n", "wall_s", "questions_per_s", "tokens_per_s", "real_time_factor", "slots", "filled", "half_empty")
-        cells = [[_text(speed.get(name, "")) for name in columns] for speed in speeds]
-        said = "A row for each process; half empty is the share of its wall time with fewer than half of its slots in use."
-        out += f"<h2>Speed</h2><p class=soft>{said}</p>" + _table([_text(name.replace("_", " ")) for name in columns], cells)
-    return out
+        rows = [[_text(name.replace("_", " ")), _percent(value) if isinstance(value, dict) else str(value)]
+                for name, value in scores.get(part, {}).items()]  # fmt: skip
+        tables += [_table([part, "% right"], rows)] if rows else []
+    return f"<h2>What came of the questions</h2><div class=beside>{''.join(f'<div>{table}</div>' for table in tables)}</div>"
+
+
+def _speed(speeds: Sequence[Mapping[str, Any]]) -> str:
+    if not speeds:
+        return ""
+    columns = {"n": 0, "wall_s": 1, "questions_per_s": 2, "tokens_per_s": 0, "real_time_factor": 1, "slots": 0}
+    shares = {"filled": "slots in use, %", "half_empty": "time under half of them, %"}
+    head = [_text(name.replace("_", " ")) for name in columns] + list(shares.values())
+    cells = [
+        [_number(speed.get(name), digits) for name, digits in columns.items()]
+        + [_number(speed.get(name), 0, 100) for name in shares]
+        for speed in speeds
+    ]
+    said = "A row for each process; the last column is the share of its wall time with fewer than half of its slots in use."
+    return f"<h2>Speed</h2><p class=soft>{said}</p>" + _table(head, cells)
+
+
+def _number(value: object, digits: int, factor: float = 1.0) -> str:
+    return f"{factor * value:.{digits}f}" if isinstance(value, int | float) else ""
 
 
 def _by(scores: Mapping[str, Any]) -> str:
@@ -177,8 +204,8 @@ def _listening(heard: Mapping[str, Any]) -> str:
     rows.append(["right without, %", _percent(heard["accuracy_without"])])
     rows += [[f"refused: {_text(what.replace('_', ' '))}", str(count)] for what, count in heard["refused"].items()]
     rows.append(["cut to the recording", str(heard["clamped"])])
-    shown = "".join(f"<div class=plot>{picture}</div>" for picture in pictures)
-    return f"<h2>Listening again</h2><div class=plots>{shown}</div>{_table(['', ''], rows)}"
+    drawn = "".join(f"<div class=plot>{picture}</div>" for picture in pictures)
+    return f"<h2>Listening again</h2><div class=plots>{drawn}</div>{_table(['', ''], rows)}"
 
 
 def _attention(numbers: Mapping[str, Any]) -> str:
@@ -214,70 +241,3 @@ def _pair(name: str, pair: Mapping[str, float]) -> list[str]:
     interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
     shares = [f"{100 * pair['first']:.2f}", f"{100 * pair['second']:.2f}", f"{100 * pair['difference']:+.2f}"]
     return [name, *shares, interval, f"{pair['p_value']:.4f}", f"{pair['n']:.0f}"]
-
-
-class _Audio:
-    """Recordings for the page: embedded while there is room, then linked."""
-
-    def __init__(self, folder: Path | None, room_bytes: int) -> None:
-        self.folder, self.room_bytes = folder, room_bytes
-
-    def of(self, sample: Sample) -> str:
-        """A data address, a file address, or nothing."""
-        if self.folder is None or not sample.audio.get("path"):
-            return ""
-        try:
-            path = find_audio(self.folder, sample.audio["path"])
-            size = path.stat().st_size
-            if size > self.room_bytes:
-                return path.as_uri()
-            self.room_bytes -= size
-            kind = {".wav": "wav", ".mp3": "mpeg", ".ogg": "ogg", ".flac": "flac", ".m4a": "mp4"}.get(path.suffix.lower(), "wav")
-            return f"data:audio/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        except (DataError, OSError):
-            return ""
-
-
-def _shown(sample: Sample, place: int, audio: _Audio, other: Sample | None) -> dict[str, Any]:
-    """What the page knows of a sample."""
-    question = sample.transcript.get("question", {})
-    response = transcript_of(sample).response if sample.transcript else ""
-    out = {
-        "place": sample.index if sample.index >= 0 else place,
-        "key": sample.key,
-        "status": str(sample.status),
-        "detail": sample.detail,
-        "question": question.get("text", ""),
-        "choices": question.get("choices", []),
-        "answer": sample.answer,
-        "choice": sample.choice,
-        "official": sample.official,
-        "strict": sample.correct,
-        "step": sample.step,
-        "parsed": bool(sample.step) and Step(sample.step).found,
-        "groups": sample.groups,
-        "duration_s": sample.duration_s,
-        "stop": sample.transcript.get("stop"),
-        "wave": sample.wave,
-        "segments": [[s.start_s, s.end_s] for s in heard_segments(sample)],
-        "response": response,
-        "parts": parts(response, sample),
-        "audio": audio.of(sample),
-    }
-    if other is not None:
-        said = transcript_of(other).response if other.transcript else ""
-        out["other"] = {"choice": other.choice, "official": other.official, "response": said}
-    return out
-
-
-def parts(response: str, sample: Sample) -> list[str | list[float | bool]]:
-    """The response as texts and [start_s, end_s, heard] where a segment is written; one that is no span stays text."""
-    heard = {(s.start_s, s.end_s) for s in heard_segments(sample)}
-    out: list[str | list[float | bool]] = []
-    at = 0
-    for tag in tags.find_tags(response):
-        if tag.times_s is not None and 0 <= tag.times_s[0] < tag.times_s[1]:
-            span = (tag.times_s[0], min(tag.times_s[1], sample.duration_s))
-            out += [response[at : tag.begin], [*span, span in heard]]
-            at = tag.end
-    return [*out, response[at:]]

@@ -2,9 +2,18 @@
 // Everything from data files goes in by textContent or setAttribute with numbers; nothing is ever parsed as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 20;
-const TEXTS = { all: "all", wrong: "wrong (official)", unparsed: "unparsed", no_segment: "without a segment",
-  disagree: "the two rules disagree", failed: "could not be asked", changed: "differs from the other run" };
+const two = data.samples.some((s) => s.other);
 const state = { only: "all", group: "", find: "", page: 0 };
+
+const FILTERS = {
+  all: ["all", () => true],
+  wrong: ["wrong", (s) => s.official === false],
+  unparsed: ["unparsed", (s) => s.status === "ok" && !s.parsed],
+  no_segment: ["no segment", (s) => s.status === "ok" && !s.parts.some((part) => typeof part !== "string")],
+  disagree: ["the two rules disagree", (s) => s.official !== null && s.official !== s.strict],
+  failed: ["could not be asked", (s) => s.status !== "ok"],
+  changed: ["differs from the other run", (s) => s.other !== undefined && s.other.official !== s.official],
+};
 
 function el(name, attributes, ...children) {
   const svg = ["svg", "rect"].includes(name);
@@ -14,120 +23,147 @@ function el(name, attributes, ...children) {
   return node;
 }
 
-const tests = {
-  all: () => true,
-  wrong: (s) => s.official === false,
-  unparsed: (s) => s.status === "ok" && !s.parsed,
-  no_segment: (s) => s.status === "ok" && s.segments.length === 0,
-  disagree: (s) => s.official !== null && s.official !== s.strict,
-  failed: (s) => s.status !== "ok",
-  changed: (s) => s.other !== undefined && s.other.official !== s.official,
-};
+const groupsOf = (sample) => Object.entries(sample.groups).map(([name, value]) => `${name}: ${value}`);
 
 function chosen() {
   const find = state.find.toLowerCase();
-  return data.samples.filter((s) => tests[state.only](s)
-    && (!state.group || Object.entries(s.groups).some(([k, v]) => `${k}: ${v}` === state.group))
+  const test = FILTERS[state.only][1];
+  return data.samples.filter((s) => test(s) && (!state.group || groupsOf(s).includes(state.group))
     && (!find || `${s.key} ${s.question} ${s.response}`.toLowerCase().includes(find)));
 }
 
-function wave(sample, player) {
-  const svg = el("svg", { class: "wave", viewBox: "0 0 1000 64", preserveAspectRatio: "none", role: "img" });
+// One segment plays at a time: a new one takes the place of the one before, on this page's players too.
+let playing = null;
+
+function play(player, start, end) {
+  if (playing) { playing.player.removeEventListener("timeupdate", playing.stop); playing.player.pause(); }
+  const stop = () => {
+    if (player.currentTime < end) return;
+    player.pause();
+    player.removeEventListener("timeupdate", stop);
+  };
+  playing = { player, stop };
+  player.currentTime = start;
+  player.addEventListener("timeupdate", stop);
+  player.play().catch(() => { player.title = "this browser cannot play the recording from here"; });
+}
+
+function wave(sample, run, player) {
+  const svg = el("svg", { class: player ? "wave plays" : "wave", viewBox: "0 0 1000 56", preserveAspectRatio: "none", role: "img",
+    "aria-label": `waveform, ${run.segments.length} segments heard again` });
   const n = sample.wave.length;
   [...sample.wave].forEach((c, i) => {
-    const height = 2 + (parseInt(c, 36) / 35) * 60;
-    svg.append(el("rect", { class: "bar", x: (i * 1000) / n, width: 700 / n, y: 32 - height / 2, height }));
+    const height = 2 + (parseInt(c, 36) / 35) * 52;
+    svg.append(el("rect", { class: "bar", x: (i * 1000) / n, width: 700 / n, y: 28 - height / 2, height }));
   });
-  sample.segments.forEach(([start, end]) => {
-    const box = el("rect", { class: "seg", x: (start / sample.duration_s) * 1000, y: 0, height: 64,
+  run.segments.forEach(([start, end]) => {
+    const box = el("rect", { class: "seg", x: (start / sample.duration_s) * 1000, y: 0, height: 56,
       width: Math.max(2, ((end - start) / sample.duration_s) * 1000) });
-    box.addEventListener("click", () => play(player, start, end));
+    if (player) box.addEventListener("click", () => play(player, start, end));
     svg.append(box);
   });
   return svg;
 }
 
-function play(player, start, end) {
-  if (!player) return;
-  player.currentTime = start;
-  player.play();
-  const stop = () => { if (player.currentTime >= end) { player.pause(); player.removeEventListener("timeupdate", stop); } };
-  player.addEventListener("timeupdate", stop);
-}
-
-function reasoning(sample, player, svg) {
+function reasoning(run, player, svg) {
   const out = el("p", { class: "reasoning" });
-  sample.parts.forEach((part) => {
-    if (typeof part === "string") return out.append(part);
+  run.parts.forEach((part) => {
+    if (typeof part === "string") {
+      part.split(/(<\/?(?:think|answer)>)/).forEach((text, i) => out.append(i % 2 ? el("span", { class: "tag" }, text) : text));
+      return;
+    }
     const [start, end, heard] = part;
-    const button = el("button", { type: "button" }, `${start.toFixed(2)}–${end.toFixed(2)} s${heard ? " ♪" : ""}`);
-    button.addEventListener("click", () => play(player, start, end));
-    const at = sample.segments.findIndex(([a, b]) => a === start && b === end);
+    const button = el("button", { type: "button", class: heard ? "heard" : "", title: heard ? "heard again here" : "written, not heard again" },
+      `${player ? "▶ " : ""}${start.toFixed(2)}–${end.toFixed(2)} s${heard ? " ♪" : ""}`);
+    if (player) button.addEventListener("click", () => play(player, start, end)); else button.disabled = true;
+    const at = run.segments.findIndex(([a, b]) => a === start && b === end);
     if (svg && at >= 0) {
       const box = svg.querySelectorAll(".seg")[at];
-      button.addEventListener("mouseenter", () => box.classList.add("on"));
-      button.addEventListener("mouseleave", () => box.classList.remove("on"));
+      for (const [event, on] of [["mouseenter", true], ["focus", true], ["mouseleave", false], ["blur", false]]) {
+        button.addEventListener(event, () => box.classList.toggle("on", on));
+      }
     }
-    return out.append(button);
+    out.append(button);
   });
+  return out;
+}
+
+const verdictOf = (official) => (official === null ? "no truth known" : official ? "right" : "wrong");
+
+// What one run made of a question: waveform, player, reasoning. Side by side, each has its own.
+function told(sample, run, name) {
+  const out = el("div");
+  if (name) out.append(el("h3", {}, `${name}: `, el("span", { class: verdictOf(run.official) }, run.choice ?? "unparsed")));
+  const player = sample.audio ? el("audio", { controls: "", preload: "none" }) : null;
+  if (player) player.src = sample.audio;
+  const svg = sample.wave ? wave(sample, run, player) : null;
+  if (svg) out.append(svg, el("div", { class: "scale" }, el("span", {}, "0 s"), el("span", {}, `${sample.duration_s.toFixed(1)} s`)));
+  if (player) out.append(player);
+  out.append(reasoning(run, player, svg));
   return out;
 }
 
 function card(sample) {
   const li = el("li", { id: `q-${sample.place}` });
-  const verdict = sample.official === null ? "no truth known" : sample.official ? "right" : "wrong";
+  const verdict = verdictOf(sample.official);
   li.append(el("div", { class: "soft" }, `${sample.place + 1}. ${sample.key} · `, el("span", { class: verdict }, verdict),
-    ` by the official rule, ${sample.strict ? "right" : "not right"} by the strict one · read by ${sample.step}`));
-  li.append(el("div", {}, sample.question));
+    sample.official === null ? "" : ` by the official rule, ${sample.strict ? "right" : "not right"} by the strict one`,
+    sample.step ? ` · ${sample.parsed ? "read by" : "not read:"} ${sample.step}` : ""));
+  li.append(el("div", { class: "question" }, sample.question));
   const choices = el("div");
   sample.choices.forEach((choice) => {
-    const given = choice === sample.choice ? (sample.official ? "right" : "wrong") : "";
+    const given = choice === sample.choice && sample.official !== null ? verdict : "";
     choices.append(el("span", { class: `choice ${given} ${choice === sample.answer ? "truth" : ""}` }, choice));
   });
   li.append(choices);
   if (sample.detail) li.append(el("p", { class: "wrong" }, `${sample.status}: ${sample.detail}`));
-  const player = sample.audio ? el("audio", { controls: "", preload: "none" }) : null;
-  if (player) player.src = sample.audio;
-  const svg = sample.wave ? wave(sample, player) : null;
-  if (svg) li.append(svg);
-  if (player) li.append(player);
-  li.append(reasoning(sample, player, svg));
-  if (sample.other) li.append(el("details", {}, el("summary", {}, `the other run: ${sample.other.choice ?? "unparsed"} (${sample.other.official ? "right" : "wrong"})`),
-    el("p", { class: "reasoning" }, sample.other.response)));
-  li.append(el("div", { class: "soft" }, `${sample.duration_s.toFixed(2)} s · stop: ${sample.stop} · `
-    + Object.entries(sample.groups).map(([k, v]) => `${k}: ${v}`).join(" · ")));
+  const runs = el("div", { class: sample.other ? "runs two" : "runs" }, told(sample, sample, two ? "this run" : ""));
+  if (sample.other) runs.append(told(sample, sample.other, "the other run"));
+  li.append(runs);
+  li.append(el("div", { class: "soft" }, [`${sample.duration_s.toFixed(2)} s`, `stop: ${sample.stop}`, ...groupsOf(sample)].join(" · ")));
   return li;
+}
+
+function pager(pages, n) {
+  const step = (by, text, name) => {
+    const button = el("button", { type: "button", "aria-label": name }, text);
+    button.disabled = state.page + by < 0 || state.page + by >= pages;
+    button.addEventListener("click", () => { state.page += by; show(); document.getElementById("samples").scrollIntoView(); });
+    return button;
+  };
+  return [step(-1, "‹", "page before"), el("span", {}, `page ${state.page + 1} of ${pages}, ${n} samples`), step(1, "›", "next page")];
 }
 
 function show() {
   const some = chosen(), pages = Math.max(1, Math.ceil(some.length / PAGE));
   state.page = Math.min(Math.max(0, state.page), pages - 1);
   document.getElementById("list").replaceChildren(...some.slice(state.page * PAGE, (state.page + 1) * PAGE).map(card));
-  const step = (by, text) => {
-    const button = el("button", { type: "button" }, text);
-    button.addEventListener("click", () => { state.page += by; show(); document.getElementById("samples").scrollIntoView(); });
-    return button;
-  };
-  document.getElementById("pager").replaceChildren(step(-1, "‹"), ` page ${state.page + 1} of ${pages}, ${some.length} samples `, step(1, "›"));
+  document.querySelectorAll(".pager").forEach((where) => where.replaceChildren(...pager(pages, some.length)));
+  document.querySelectorAll(".chips button").forEach((chip) => chip.setAttribute("aria-pressed", chip.value === state.only));
 }
 
 function begin() {
   const form = document.getElementById("filters");
-  const only = el("select", { "aria-label": "which" });
-  Object.entries(TEXTS).forEach(([value, text]) => {
-    const n = data.samples.filter(tests[value]).length;
-    if (n || value === "all") only.append(el("option", { value }, `${text} (${n})`));
+  const chips = el("div", { class: "chips" });
+  Object.entries(FILTERS).forEach(([value, [text, test]]) => {
+    const n = data.samples.filter(test).length;
+    if (value === "changed" && !two) return;
+    const chip = el("button", { type: "button", value }, `${text} (${n})`);
+    chip.disabled = !n && value !== "all";
+    chip.addEventListener("click", () => { Object.assign(state, { only: value, page: 0 }); show(); });
+    chips.append(chip);
   });
   const group = el("select", { "aria-label": "group" }, el("option", { value: "" }, "every group"));
-  [...new Set(data.samples.flatMap((s) => Object.entries(s.groups).map(([k, v]) => `${k}: ${v}`)))].sort()
-    .forEach((name) => group.append(el("option", { value: name }, name)));
-  const find = el("input", { type: "search", placeholder: "find in question, id, reasoning" });
-  only.addEventListener("change", () => { Object.assign(state, { only: only.value, page: 0 }); show(); });
+  [...new Set(data.samples.flatMap(groupsOf))].sort().forEach((name) => group.append(el("option", { value: name }, name)));
+  const find = el("input", { type: "search", "aria-label": "find", placeholder: "find in question, id, reasoning", size: 28 });
   group.addEventListener("change", () => { Object.assign(state, { group: group.value, page: 0 }); show(); });
   find.addEventListener("input", () => { Object.assign(state, { find: find.value, page: 0 }); show(); });
-  form.append(only, group, find);
+  form.append(chips, group, find);
   form.addEventListener("submit", (event) => event.preventDefault());
+  const place = Number((location.hash.match(/^#q-(\d+)$/) || [])[1] ?? -1); // report.html#q-12 opens at that question
+  state.page = Math.floor(Math.max(0, data.samples.findIndex((s) => s.place === place)) / PAGE);
   show();
+  document.getElementById(`q-${place}`)?.scrollIntoView();
 }
 
 begin();

@@ -1,0 +1,121 @@
+"""What a page knows of each sample: its recording, its waveform, its reasoning with the segments in it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from echo_audio import tags
+from echo_audio.audio import encode_flac
+from echo_audio.errors import AudioError, DataError
+from echo_audio.evaluation.base import Items, Sample
+from echo_audio.evaluation.benchmark import find_audio
+from echo_audio.evaluation.listening import heard_segments
+from echo_audio.evaluation.scores import transcript_of
+from echo_audio.scoring.extraction import Step
+
+Sounds = Callable[[Sample], Path | bytes | None]
+"""Where the recording of a sample lies, or the bytes of a FLAC file of it; None where there is none."""
+
+_KINDS = {".wav": "wav", ".mp3": "mpeg", ".ogg": "ogg", ".flac": "flac", ".m4a": "mp4"}
+
+
+def files_in(folder: Path) -> Sounds:
+    """The recordings of a benchmark's folder, by the paths that the samples have."""
+
+    def file_of(sample: Sample) -> Path | None:
+        try:
+            return find_audio(folder, sample.audio["path"]) if isinstance(sample.audio.get("path"), str) else None
+        except DataError:
+            return None
+
+    return file_of
+
+
+def made_by(items: Items) -> Sounds:
+    """The recordings of questions that are made, not read."""
+
+    def bytes_of(sample: Sample) -> bytes | None:
+        try:
+            known = 0 <= sample.index < len(items) and items.key(sample.index) == sample.key
+            return encode_flac(items.item(sample.index).recording) if known else None
+        except (AudioError, DataError):
+            return None
+
+    return bytes_of
+
+
+class Audio:
+    """Recordings for the page: embedded while there is room, then linked."""
+
+    def __init__(self, sounds: Sounds | None, room_bytes: int) -> None:
+        self.sounds, self.room_bytes = sounds, room_bytes
+        self.full = False
+
+    def of(self, sample: Sample) -> str:
+        """A data address, a file address, or nothing."""
+        found = self.sounds(sample) if self.sounds is not None and not self.full else None
+        try:
+            if isinstance(found, Path):
+                size = found.stat().st_size if found.is_file() else -1
+                return "" if size < 0 else self._embedded(found, size) or found.as_uri()
+            self.full = found is not None and len(found) > self.room_bytes  # what is made cannot be linked: make no more
+            return "" if found is None or self.full else self._data("flac", found)
+        except OSError:
+            return ""
+
+    def _embedded(self, path: Path, size: int) -> str:
+        return self._data(_KINDS.get(path.suffix.lower(), "wav"), path.read_bytes()) if size <= self.room_bytes else ""
+
+    def _data(self, kind: str, content: bytes) -> str:
+        self.room_bytes -= len(content)
+        return f"data:audio/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_truth: bool) -> dict[str, Any]:
+    """What the page knows of a sample."""
+    question = sample.transcript.get("question", {})
+    response = transcript_of(sample).response if sample.transcript else ""
+    out = {
+        "place": sample.index if sample.index >= 0 else place,
+        "key": sample.key,
+        "status": str(sample.status),
+        "detail": sample.detail,
+        "question": question.get("text", ""),
+        "choices": question.get("choices", []),
+        "answer": sample.answer,
+        "choice": sample.choice,
+        "official": sample.official if has_truth else None,
+        "strict": sample.correct,
+        "step": sample.step,
+        "parsed": bool(sample.step) and Step(sample.step).found,
+        "groups": sample.groups,
+        "duration_s": sample.duration_s,
+        "stop": sample.transcript.get("stop"),
+        "wave": sample.wave,
+        "segments": [[s.start_s, s.end_s] for s in heard_segments(sample)],
+        "response": response,
+        "parts": parts(response, sample),
+        "audio": audio.of(sample),
+    }
+    if other is not None:
+        said = transcript_of(other).response if other.transcript else ""
+        heard = [[s.start_s, s.end_s] for s in heard_segments(other)]
+        verdict = other.official if has_truth else None
+        out["other"] = {"choice": other.choice, "official": verdict, "segments": heard, "parts": parts(said, other)}
+    return out
+
+
+def parts(response: str, sample: Sample) -> list[str | list[float | bool]]:
+    """The response as texts and [start_s, end_s, heard] where a segment is written; one that is no span stays text."""
+    heard = {(s.start_s, s.end_s) for s in heard_segments(sample)}
+    out: list[str | list[float | bool]] = []
+    at = 0
+    for tag in tags.find_tags(response):
+        if tag.times_s is not None and 0 <= tag.times_s[0] < tag.times_s[1]:
+            span = (tag.times_s[0], min(tag.times_s[1], sample.duration_s))
+            out += [response[at : tag.begin], [*span, span in heard]]
+            at = tag.end
+    return [*out, response[at:]]
