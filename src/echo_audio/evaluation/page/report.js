@@ -96,7 +96,7 @@ function told(sample, run, name) {
   if (name) out.append(el("h3", {}, `${name}: `, el("span", { class: verdictOf(run.official) }, run.choice ?? "unparsed")));
   const player = sample.audio ? el("audio", { controls: "", preload: "none" }) : null;
   if (player) player.src = sample.audio;
-  const svg = sample.wave ? wave(sample, run, player) : null;
+  const svg = sample.wave && sample.duration_s > 0 ? wave(sample, run, player) : null;
   if (svg) out.append(svg, el("div", { class: "scale" }, el("span", {}, "0 s"), el("span", {}, `${sample.duration_s.toFixed(1)} s`)));
   if (player) out.append(player);
   out.append(reasoning(run, player, svg));
