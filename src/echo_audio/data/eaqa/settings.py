@@ -26,7 +26,7 @@ class SourceSettings(Settings):
         relations: AVQA: which questions to take, by what they are about.
     """
 
-    kind: Literal["scenes"]
+    kind: Literal["scenes", "folder", "audioset-strong", "musicbench", "avqa"]
     labels: str = ""
     names: str = ""
     audio: str = ""

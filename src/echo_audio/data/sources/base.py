@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from echo_audio.audio import Recording, load
 from echo_audio.data.rows import KnownEvent
@@ -111,13 +112,45 @@ def loader(path: Path) -> Callable[[], Recording]:
     return lambda: load(path)
 
 
+MOST_LABEL_BYTES = 2**30
+"""Of a label file."""
+
+
 def read_text(path: Path) -> str:
     """The text of a label file.
 
     Raises:
-        DataError: it is missing or no UTF-8 text.
+        DataError: it is missing, larger than 1 GiB, or no UTF-8 text.
     """
     try:
+        if path.stat().st_size > MOST_LABEL_BYTES:
+            raise DataError(f"{path} is larger than 1 GiB; no label file is")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as text ({error}); correct the path, or save it as UTF-8") from None
+
+
+def read_entries(path: Path) -> list[Any]:
+    """The entries of a JSON list or of JSON lines.
+
+    Raises:
+        DataError: it is neither.
+    """
+    text = read_text(path)
+    try:
+        entries = json.loads(text) if text.lstrip().startswith("[") else _lines(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON list and no JSON lines ({error}); correct the path") from None
+    return list(entries)
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]  # splitlines() would cut at more than "\n"
+
+
+def seconds(value: object) -> float:
+    """A time; NaN where it is none."""
+    try:
+        return float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
