@@ -100,8 +100,12 @@ def test_confidence():
     assert REWARDS["accuracy_confident"](sample(wrong, 0.5)) == pytest.approx(-0.25)
     assert REWARDS["accuracy_linear"](sample(right("so"), 0.5)) == pytest.approx(0.5)
     assert REWARDS["accuracy_linear"](sample(wrong, 0.5)) == pytest.approx(-0.5)
-    assert REWARDS["accuracy_confident"](sample(right("so"))) == 1  # validation: flat
-    assert REWARDS["accuracy_confident"](sample(wrong)) == 0
+    for name in ("accuracy_confident", "accuracy_linear", "segment_confident"):
+        with pytest.raises(ConfigError, match=r"confidence needs Sample\.pieces"):
+            REWARDS[name](sample(right("so")))
+    with pytest.raises(ConfigError, match="confidence needs the log-probabilities"):
+        REWARDS["accuracy_confident"](Sample(sample(wrong).transcript, ("a",)))
+    assert REWARDS["accuracy_confident"](sample("no format at all")) == 0, "out of format nothing is asked of it"
     with pytest.raises(ConfigError, match="decode each sampled id"):
         REWARDS["accuracy_confident"](Sample(sample(wrong, 0.5).transcript, ("a",)))
 

@@ -105,6 +105,17 @@ def test_kl_by_hand():
     assert torch.allclose(got, torch.tensor([0.0, 0.5 + math.log(2) - 1, 2 - math.log(2) - 1], dtype=torch.float64))
 
 
+def test_kl_of_a_token_that_was_all_but_given_up_stays_finite():
+    """Up to ten nats it is k3; beyond, (e^10 - 11) + (e^10 - 1) (d - 10), and the gradient stays that of ten nats."""
+    now = torch.tensor([-0.001, -5.0, -10.0, -200.0], requires_grad=True)
+    got = kl_low_variance(now, torch.zeros(4))
+    at_ten = math.exp(10) - 11
+    beyond = at_ten + (math.exp(10) - 1) * 190
+    assert got.tolist() == pytest.approx([math.exp(0.001) - 1.001, math.exp(5) - 6, at_ten, beyond], rel=1e-6, abs=1e-9)
+    got.sum().backward()
+    assert now.grad.tolist() == pytest.approx([1 - math.exp(d) for d in (0.001, 5, 10, 10)], rel=1e-6)
+
+
 def test_kl_is_on_average_the_divergence():
     p, q = torch.tensor([0.2, 0.5, 0.3]).double(), torch.tensor([0.4, 0.4, 0.2]).double()
     assert (p * kl_low_variance(p.log(), q.log())).sum().item() == pytest.approx((p * (p / q).log()).sum().item())

@@ -28,9 +28,10 @@ class Sample:
 
     Args:
         transcript: what was sampled, about a question whose answer is known.
-        pieces: the text of each sampled id, in order; None where confidence is not wanted.
+        pieces: the text of each sampled id, in order; None where no reward asks for confidence.
         events: what the answer rests on, where the data vouch for it.
-        answer_logprobs: natural log-probability of the whole answer with what was heard, and with it withheld.
+        answer_logprobs: natural log-probability of the true answer at the end of this reasoning, with what was heard and with
+            it withheld; None where it was not measured.
     """
 
     transcript: Transcript
@@ -110,13 +111,20 @@ def accuracy_choice_reward(sample: Sample) -> float:
 def accuracy_confident_reward(sample: Sample) -> float:
     """Accuracy by confidence c: 1 - (1 - c)^2 when right, -c^2 when wrong, 0 out of format (released code, id 6).
 
-    Without log-probabilities or pieces it is plain accuracy, which is what the released code does in validation.
+    The released code pays flat accuracy in validation; here that is the reward `accuracy`, asked for by its name.
+
+    Raises:
+        ConfigError: the confidence is not known.
     """
     return _by_confidence(sample, lambda c: 1 - (1 - c) ** 2, lambda c: -(c**2))
 
 
 def accuracy_linear_reward(sample: Sample) -> float:
-    """Accuracy by confidence c: c when right, -c when wrong, 0 out of format (released code, id 10)."""
+    """Accuracy by confidence c: c when right, -c when wrong, 0 out of format (released code, id 10).
+
+    Raises:
+        ConfigError: the confidence is not known.
+    """
     return _by_confidence(sample, lambda c: c, lambda c: -c)
 
 
@@ -148,7 +156,9 @@ def event_overlap_reward(sample: Sample) -> float:
 
 
 def audio_gain_reward(sample: Sample) -> float:
-    """By how much what was heard again raises the log-probability of the answer, held to [-1, 1] nats.
+    """By how much what was heard again raises the log-probability of the true answer, held to [-1, 1] nats.
+
+    Of the true one, whatever was answered: being made surer of a wrong answer is nothing to be paid for.
 
     Raises:
         ConfigError: the two log-probabilities were not measured.
@@ -239,20 +249,19 @@ def _by_confidence(sample: Sample, right: Callable[[float], float], wrong: Calla
         return 0.0
     correct = accuracy_reward(sample) > 0
     confidence = _confidence(sample, right=correct)
-    if confidence is None:
-        return float(correct)
     return right(confidence) if correct else wrong(confidence)
 
 
-def _confidence(sample: Sample, *, right: bool) -> float | None:
-    """Probability of the deciding token, 0 to 1; None when it is not known.
+def _confidence(sample: Sample, *, right: bool) -> float:
+    """Probability of the deciding token, 0 to 1.
 
     Raises:
-        ConfigError: pieces and sampled ids do not belong together.
+        ConfigError: pieces or log-probabilities are missing, or do not belong together.
     """
     logprobs = sample.logprobs
     if sample.pieces is None or not logprobs:
-        return None
+        missing = "Sample.pieces" if sample.pieces is None else "the log-probabilities of what was sampled"
+        raise ConfigError(f"confidence needs {missing}; give them, or take the reward accuracy, which needs none")
     if len(sample.pieces) != len(logprobs):
         raise ConfigError(f"{len(sample.pieces)} pieces for {len(logprobs)} sampled ids; decode each sampled id by itself")
     index = deciding_token(sample.pieces, sample.truth, right=right)

@@ -6,6 +6,7 @@ and no second mask. Every mean is a sum over what the whole step holds, so that 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -85,14 +86,21 @@ def clipped_at(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, hi
     return (ratio < 1 - low) & (advantages < 0), (ratio > 1 + high) & (advantages > 0)
 
 
+_KL_KNEE = 10.0
+"""Nats beyond which exp goes on along its tangent: e^88 is infinite in float32, and one such token would end the run."""
+
+
 def kl_low_variance(logprobs: Tensor, reference: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = reference - logprobs: never negative, its mean over samples is KL(policy || reference).
 
-    (S,), (S,) -> (S,). The estimator called k3; the paper's KL. Not capped: a token that the policy writes and the
-    reference finds impossible costs its d, the other way round it grows without bound.
+    (S,), (S,) -> (S,). The estimator called k3; the paper's KL. Where the policy finds a token more than e^10 times less
+    likely than the reference does, exp goes on along its tangent: finite for every finite d, and the gradient stays, where
+    holding d or the sum to a largest value would let just those tokens go. The other way round it grows as d does.
     """
     d = reference.detach() - logprobs
-    return torch.expm1(d) - d
+    below = d.clamp(max=_KL_KNEE)  # so that what is not chosen is finite too, and so is its gradient
+    tangent = math.expm1(_KL_KNEE) * (d - _KL_KNEE) + (math.expm1(_KL_KNEE) - _KL_KNEE)
+    return torch.where(d > _KL_KNEE, tangent, torch.expm1(below) - below)
 
 
 def correction(old: Tensor, engine: Tensor, cap: float) -> Tensor:

@@ -4,8 +4,8 @@ TRL is not among what Echo needs. Once, in an environment that has torch and tra
 
     python -m pip install trl==1.16.0 && python tests/training/vectors/make_trl.py > tests/training/vectors/trl.json
 
-The loss is `GRPOTrainer._compute_loss`, called on a stand-in that gives it log-probabilities instead of a model. Advantages and the
-correction for the engine stand inside a long method there, so those statements are taken out of it by their syntax tree.
+The loss is `GRPOTrainer._compute_loss`, called on a stand-in that gives it log-probabilities instead of a model. Advantages
+and the correction for the engine stand inside a long method there; those statements are taken out by their syntax tree.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ REWARDS = {
 def statement(condition: str, sets: str) -> ast.If:
     """The `if` of TRL's sampling method whose condition begins so and whose body sets this name."""
     source = textwrap.dedent(inspect.getsource(GRPOTrainer._generate_and_score_completions))
-    found = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.If))
-    return next(n for n in found if ast.unparse(n.test).startswith(condition) and f"{sets} = " in "\n".join(map(ast.unparse, n.body)))
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test).startswith(condition)):
+            continue
+        if any(f"{sets} = " in ast.unparse(line) for line in node.body):
+            return node
+    raise LookupError(f"this TRL has no such statement: if {condition}")
 
 
 def run(node: ast.stmt, names: dict) -> dict:
@@ -71,9 +75,11 @@ def corrected(old: torch.Tensor, engine: torch.Tensor, mask: torch.Tensor, cap: 
         use_vllm=True, vllm_importance_sampling_correction=True, vllm_importance_sampling_mode="token_truncate",
         vllm_importance_sampling_clip_min=None, vllm_importance_sampling_clip_max=cap,
     )  # fmt: skip
-    names = {"self": this, "old_per_token_logps": old, "sampling_per_token_logps": engine, "completion_mask": mask, "tool_mask": None}  # fmt: skip
-    made = run(statement("self.use_vllm and self.vllm_importance_sampling_correction", "vllm_importance_sampling_ratio"), names)
-    return made["vllm_importance_sampling_ratio"]
+    names = {
+        "self": this, "old_per_token_logps": old, "sampling_per_token_logps": engine, "completion_mask": mask, "tool_mask": None,
+    }  # fmt: skip
+    ratio = "vllm_importance_sampling_ratio"
+    return run(statement("self.use_vllm and self.vllm_importance_sampling_correction", ratio), names)[ratio]
 
 
 def loss_of(case: dict) -> dict:
@@ -109,8 +115,9 @@ def loss_of(case: dict) -> dict:
 def stand_in(case: dict, now: torch.Tensor) -> SimpleNamespace:
     """What `_compute_loss` reads of a trainer."""
     alone = SimpleNamespace(
-        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction="sum": x, sync_gradients=True
-    )
+        num_processes=1, gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction="sum": x,
+        sync_gradients=True,
+    )  # fmt: skip
     return SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *a, **k: (now, torch.zeros_like(now), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token",
