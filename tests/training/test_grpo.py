@@ -250,7 +250,6 @@ def test_another_run_is_not_overwritten(settings):
         ("rollout.grup=4", "rollout.group"),
         ("loss.klweight=0.1", "loss.kl_weight"),
         ("reward.weights={acuracy=1.0}", "accuracy"),
-        ("reward.weights={audio_gain=1.0}", "audio_gain"),
         ("train.mini_batch=3", "multiple"),
         ("rollout.group=1", "rollout.group"),
     ],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from echo_audio.errors import DataError, EngineError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker
 from echo_audio.scoring import rewards
-from echo_audio.training import grpo
+from echo_audio.training import grpo, grpo_metrics
 from echo_audio.training.batch import collate
 from echo_audio.training.grpo_metrics import alarms, most_common_segment
 from echo_audio.training.grpo_settings import AlarmSettings, GrpoSettings, PromptSettings
@@ -309,6 +310,19 @@ def test_lines_after_a_checkpoint_are_cut_off(tmp_path):
     path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(5)) + '{"st')
     assert drop_after(path, 2) == [{"step": 0}, {"step": 1}, {"step": 2}]
     assert path.read_text().count("\n") == 3
+
+
+def test_counts_by_kind_add_up_over_processes(eight, monkeypatch):
+    run, _ = eight
+    groups = [(group.rollouts, group.flat) for group in run.sample(0)[0]]
+    kinds = [rollouts[0].prompt.row.kind for rollouts, _ in groups]
+    monkeypatch.setattr(grpo_metrics, "strict_score", lambda *_: SimpleNamespace(correct=True))
+    both = grpo_metrics.kind_metrics([grpo_metrics.kind_counts(groups)])
+    assert both == grpo_metrics.kind_metrics([grpo_metrics.kind_counts([group]) for group in groups])
+    assert {f"accuracy/{kind}" for kind in kinds} <= both.keys() and set(both.values()) <= {0.0, 0.5, 1.0}
+    assert grpo_metrics.kind_metrics([{"a": (2, 1, 8, 6)}, {"a": (2, 0, 8, 2), "b": (1, 1, 4, 4)}]) == {
+        "accuracy/a": 0.5, "flat/a": 0.25, "accuracy/b": 1.0, "flat/b": 1.0,
+    }  # fmt: skip
 
 
 def line(**values) -> dict:

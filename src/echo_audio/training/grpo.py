@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,12 +24,13 @@ from echo_audio.errors import ConfigError, EchoError, TrainingError
 from echo_audio.listen import Engine
 from echo_audio.training import grpo_metrics, grpo_report
 from echo_audio.training.advantages import group_advantages
+from echo_audio.training.gains import Gain, Gains
 from echo_audio.training.grpo_settings import GrpoSettings
 from echo_audio.training.grpo_state import Checkpoints, Position, claim, drop_after, export, write_evidence
 from echo_audio.training.losses import Diagnostics
 from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Reference, make_policy
-from echo_audio.training.prompts import DrawnRows, Place, Prompts, StoredRows
+from echo_audio.training.prompts import DrawnRows, Place, Prompt, Prompts, StoredRows
 from echo_audio.training.rollouts import Key, Rollout, RolloutLog, Sampler, rewarded
 from echo_audio.training.sync import sampling_of
 from echo_audio.training.tracker import Tracker
@@ -209,14 +210,23 @@ class GrpoRun:
             self.sampler.sample(prompts, log, lambda: self.watch.sampled(step, len(log.done), wanted))
         groups: dict[int, Group] = {}
         with self._timed("reward"):
-            reward = self.settings.reward.reward
+            reward, gains = self.settings.reward.reward, self._gains(prompts, log)
             for prompt in prompts:
-                keys = [Key(prompt.place.slot, prompt.place.attempt, number) for number in range(size)]
-                rollouts = [rewarded(prompt, key, log.done[key], reward, self.family) for key in keys]
+                keys = _keys(prompt, size)
+                rollouts = [rewarded(prompt, key, log.done[key], reward, self.family, gains.get(key)) for key in keys]
                 totals = torch.tensor([[rollout.reward.total for rollout in rollouts]], dtype=torch.float64)
                 made = group_advantages(totals, self.settings.train.scale)
                 groups[prompt.place.slot] = Group(rollouts, made.values[0].tolist(), bool(made.flat[0]))
         return groups
+
+    def _gains(self, prompts: Sequence[Prompt], log: RolloutLog) -> dict[Key, Gain]:
+        """What `audio_gain` looks at, where it is paid for."""
+        if not any(name == "audio_gain" for name, _ in self.settings.reward.reward.weights):
+            return {}
+        train = self.settings.train
+        asked = [(prompt, key) for prompt in prompts for key in _keys(prompt, self.settings.rollout.group)]
+        measure = Gains(self.sampling.thinker, train.bf16, train.batch_tokens).measure
+        return dict(zip((k for _, k in asked), measure([(p, log.done[k]) for p, k in asked]), strict=True))
 
     def _rollout_file(self, step: int) -> Path:
         return self.out / "rollouts" / f"{step:06d}-{self.crew.rank}.jsonl"
@@ -255,12 +265,14 @@ class GrpoRun:
         mine = [rollout for group in groups for rollout in group.rollouts]
         sums = grpo_metrics.rollout_sums(mine) | {"flat": float(sum(g.flat for g in groups)), "replaced": float(n_replaced)}
         sums["groups"], sums["reused"] = float(len(groups)), float(self.n_reused)
-        everyone = self.crew.gathered((sums, grpo_metrics.heard_by_prompt(mine)))
-        heard = {prompt: segments for _, some in everyone for prompt, segments in some.items()}
-        names = {name: None for some, _ in everyone for name in some}
-        total = {name: sum(some.get(name, 0.0) for some, _ in everyone) for name in names}
+        kinds = grpo_metrics.kind_counts([(group.rollouts, group.flat) for group in groups])
+        everyone = self.crew.gathered((sums, grpo_metrics.heard_by_prompt(mine), kinds))
+        heard = {prompt: segments for _, some, _ in everyone for prompt, segments in some.items()}
+        names = {name: None for some, _, _ in everyone for name in some}
+        total = {name: sum(some.get(name, 0.0) for some, _, _ in everyone) for name in names}
         counts = {name: total.pop(name) for name in ("flat", "replaced", "groups", "reused")}
-        return grpo_metrics.means(total) | {
+        by_kind = grpo_metrics.kind_metrics([counts for _, _, counts in everyone])
+        return grpo_metrics.means(total) | by_kind | {
             "same_segment": grpo_metrics.most_common_segment(heard),
             "flat_groups": counts["flat"],
             "flat_share": (counts["flat"] + counts["replaced"]) / (counts["groups"] + counts["replaced"]),
@@ -332,6 +344,11 @@ class GrpoRun:
                     about = json.dumps({"step": steps, "score": scores["eval/score"]})
                     (self.out / "best" / "best.json").write_text(about + "\n", encoding="utf-8")
         return scores
+
+
+def _keys(prompt: Prompt, size: int) -> list[Key]:
+    """The transcripts of a prompt's group."""
+    return [Key(prompt.place.slot, prompt.place.attempt, number) for number in range(size)]
 
 
 def _check_crew(settings: GrpoSettings, crew: Crew) -> None:

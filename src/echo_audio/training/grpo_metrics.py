@@ -47,6 +47,30 @@ def rollout_sums(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {name: float(value) for name, value in sums.items()}
 
 
+def kind_counts(groups: Sequence[tuple[Sequence[Rollout], bool]]) -> dict[str, tuple[float, ...]]:
+    """By kind of question: groups, those without variance, rollouts, right ones. Those of several processes add up.
+
+    Args:
+        groups: the rollouts of each prompt, and whether they all earned the same.
+    """
+    counts: dict[str, tuple[float, ...]] = {}
+    for rollouts, flat in groups:
+        row = rollouts[0].prompt.row
+        right = sum(strict_score(r.transcript.response, row.answer, row.choices).correct for r in rollouts)
+        before = counts.get(row.kind, (0.0,) * 4)
+        counts[row.kind] = tuple(a + b for a, b in zip(before, (1, flat, len(rollouts), right), strict=True))
+    return counts
+
+
+def kind_metrics(everyone: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, float]:
+    """Metrics by kind from the counts of all processes."""
+    metrics: dict[str, float] = {}
+    for kind in sorted({kind for counts in everyone for kind in counts}):
+        n_groups, n_flat, n, n_right = map(sum, zip(*(counts[kind] for counts in everyone if kind in counts), strict=True))
+        metrics |= {f"accuracy/{kind}": n_right / n, f"flat/{kind}": n_flat / n_groups}
+    return metrics
+
+
 def most_common_segment(heard: Mapping[str, set[tuple[float, float]]]) -> float:
     """How much of what is heard is one and the same segment: its share of all prompts that heard any.
 

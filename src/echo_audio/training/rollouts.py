@@ -170,9 +170,20 @@ def evidence_of(prompt: Prompt) -> tuple[Segment, ...]:
     return tuple(Segment(event.start_s, event.end_s) for event in prompt.row.evidence)
 
 
-def rewarded(prompt: Prompt, key: Key, transcript: Transcript, reward: Reward, family: Qwen25Omni) -> Rollout:
-    """Score a transcript."""
-    sample = Sample(transcript, pieces_of(transcript, family), evidence_of(prompt))
+def rewarded(
+    prompt: Prompt,
+    key: Key,
+    transcript: Transcript,
+    reward: Reward,
+    family: Qwen25Omni,
+    answer_logprobs: tuple[float, float] | None = None,
+) -> Rollout:
+    """Score a transcript.
+
+    Args:
+        answer_logprobs: of `gains.Gains`, where a reward asks for them.
+    """
+    sample = Sample(transcript, pieces_of(transcript, family), evidence_of(prompt), answer_logprobs)
     encoded = TranscriptEncoder(family, prompt.recording).encode(transcript)
     return Rollout(key, prompt, transcript, encoded, reward(sample))
 

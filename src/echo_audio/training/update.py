@@ -53,15 +53,17 @@ def learned(rollout: Rollout, advantage: float, token_bytes: Sequence[bytes]) ->
 
 def micro_batches(items: Sequence[Learned], budget: int) -> list[list[Learned]]:
     """Cut into forwards of at most `budget` positions, padding included; a longer transcript goes alone."""
-    parts: list[list[Learned]] = []
-    longest = 0
-    for item in sorted(items, key=lambda item: len(item.example.ids)):
-        longest = max(longest, len(item.example.ids))
-        if parts and longest * (len(parts[-1]) + 1) <= budget:
-            parts[-1].append(item)
+    return [[items[i] for i in part] for part in micro_batches_of([len(item.example.ids) for item in items], budget)]
+
+
+def micro_batches_of(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """The same for rows of these lengths: their indices, short ones first."""
+    parts: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if parts and lengths[i] * (len(parts[-1]) + 1) <= budget:  # none before it is longer
+            parts[-1].append(i)
         else:
-            parts.append([item])
-            longest = len(item.example.ids)
+            parts.append([i])
     return parts
 
 
