@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from echo_audio import __version__
@@ -15,7 +18,7 @@ from echo_audio.encoding import PromptingFamily
 from echo_audio.errors import EchoError, RequestError
 from echo_audio.listen import Engine
 from echo_audio.studio import metrics as numbers
-from echo_audio.studio import openai
+from echo_audio.studio import openai, pages
 from echo_audio.studio.asked import Ask, read
 from echo_audio.studio.bodies import Bodies, Body
 from echo_audio.studio.guards import Guard, broken, refusal
@@ -43,6 +46,8 @@ def make_app(engine: Engine, family: PromptingFamily, model: str, house: House |
     _add_files(app, studio, bodies)
     _add_listen(app, studio, bodies)
     _add_chat(app, studio, bodies)
+    _add_examples(app, studio)
+    add_page(app, "ask")
     return app
 
 
@@ -62,6 +67,11 @@ def bare_app(house: House, metrics: numbers.Metrics | None = None) -> FastAPI:
     def _no_route(request: Request, error: HTTPException) -> Response:
         said = {404: "there is nothing here", 405: f"{request.method} is not possible here"}
         return refusal(RequestError(said.get(error.status_code, str(error.detail)), error.status_code, "no_route"))
+
+    @app.exception_handler(RequestValidationError)
+    def _no_value(_: Request, error: RequestValidationError) -> Response:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
+        return refusal(RequestError(f"{where} in the address is not what is expected there", 400, "bad_request"))
 
     @app.exception_handler(Exception)
     def _broken(_: Request, error: Exception) -> Response:
@@ -140,6 +150,46 @@ def _file(kept: Kept) -> dict[str, Any]:
     values = {"id": kept.id, "object": "file", "bytes": kept.n_bytes, "created_at": int(kept.created_s)}
     told = {"filename": kept.name or "recording", "purpose": "user_data", "status": "processed"}
     return {**values, **told, "duration_s": kept.recording.duration_s, "recording_id": kept.recording.id}
+
+
+def add_page(app: FastAPI, kind: str, title: str = "Echo studio") -> None:
+    """The page and what it loads."""
+
+    @app.get("/")
+    async def page() -> Response:
+        text, policy = pages.served(kind, title)
+        return HTMLResponse(text, headers={"content-security-policy": policy, "cache-control": "no-store"})
+
+    @app.get("/page/shell.html")
+    async def shell() -> Response:
+        return HTMLResponse(pages.in_a_file(), headers={"cache-control": "no-store"})
+
+    @app.get("/page/{name:path}")
+    async def asset(name: str) -> Response:
+        if name not in pages.assets():
+            raise RequestError("there is nothing here", 404, "no_route")
+        content, kind = pages.assets()[name]
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+
+def _add_examples(app: FastAPI, studio: Studio) -> None:
+    folder = resources.files("echo_audio") / "demo"
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines() if folder.is_dir() else []
+    examples = [json.loads(line) for line in lines]
+
+    @app.get("/v1/examples")
+    async def listed() -> dict[str, Any]:
+        shown = ({"number": n, "question": one["question"], "choices": one["choices"]} for n, one in enumerate(examples))
+        return {"object": "list", "data": list(shown)}
+
+    @app.post("/v1/examples/{number}")
+    async def taken(number: int) -> dict[str, Any]:
+        """As if it had been uploaded."""
+        if not 0 <= number < len(examples):
+            raise RequestError("there is no such example", 404, "no_such_file")
+        name = examples[number]["audio"]
+        content = (folder / name).read_bytes()
+        return _file(studio.uploads.keep(await studio.uploads.decode(content, name), name, len(content)))
 
 
 def _add_listen(app: FastAPI, studio: Studio, bodies: Bodies) -> None:
