@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from helpers import ask, noise
-from torch import Tensor
 
 from echo_audio.audio import Recording
 from echo_audio.encoding import TranscriptEncoder
@@ -34,18 +33,13 @@ Dictation = dict[tuple[int, int], tuple[int, ...]]
 class Dictated(LocalEngine):
     """Writes what is dictated for a turn, then draws freely. Log-probabilities are the model's own throughout."""
 
-    def __init__(self, thinker: Thinker, dictation: Dictation, **settings: int) -> None:
+    def __init__(self, thinker: Thinker, dictation: Dictation, **settings: Any) -> None:
         super().__init__(thinker, **settings)
         self.dictation = dictation
 
-    def _draw(self, jobs: list[Any], logits_BV: Tensor) -> tuple[list[int], list[float]]:
-        ids, logprobs = super()._draw(jobs, logits_BV)
-        for i, job in enumerate(jobs):
-            dictated = self.dictation.get((job.request.sampling.seed, job.request.turn), ())
-            if len(job.ids) < len(dictated):
-                ids[i] = dictated[len(job.ids)]
-                logprobs[i] = float(logits_BV[i].log_softmax(-1)[ids[i]])
-        return ids, logprobs
+    def _dictate(self, job: Any, number: int) -> int:
+        dictated = self.dictation.get((job.request.sampling.seed, job.request.turn), ())
+        return dictated[number] if number < len(dictated) else -1
 
 
 def start(thinker: Thinker, recording: Recording, played: Played = Played.CROP) -> Transcript:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from echo_audio.engines.sampling import draw, random_state
+from echo_audio.engines.sampling import Draw, chances, choose, logprobs_of, random_state
 from echo_audio.listen import Sampling
 
 N = 4_000
@@ -19,6 +20,18 @@ N = 4_000
 
 def logits(*probabilities: float) -> Tensor:
     return torch.tensor(probabilities).log()
+
+
+def draw(
+    logits_BV: Tensor, how: Sequence[Sampling], states: Sequence[np.random.Generator]
+) -> tuple[list[int], list[float]]:
+    """One token a row."""
+    hot = [s.temperature > 0 for s in how]
+    chance = [chances(state, 1)[0] if is_hot else 0.0 for state, is_hot in zip(states, hot, strict=True)]
+    cut = [i for i, s in enumerate(how) if hot[i] and s.top_p < 1]
+    tensors = (torch.tensor(np.array(v, np.float32)) for v in ([s.temperature for s in how], chance, [s.top_p for s in how]))
+    ids = choose(logits_BV, Draw(*tensors, torch.tensor(cut) if cut else None, any(hot)))
+    return ids.tolist(), logprobs_of(logits_BV, ids).tolist()
 
 
 def frequencies(row: Tensor, how: Sampling) -> list[float]:
@@ -114,8 +127,8 @@ def test_every_quantile_gives_an_id() -> None:
             super().__init__(np.random.PCG64(0))
             self.value = value
 
-        def random(self, *_: object, **__: object) -> float:  # type: ignore[override]
-            return self.value
+        def random(self, *_: object, **__: object) -> np.ndarray:  # type: ignore[override]
+            return np.array([self.value])
 
     row = torch.tensor([0.0, -0.5, -1.0, -math.inf, -3.0])
     for value in (0.0, 1e-12, 0.5, 1 - 1e-9, 1.0):

@@ -311,7 +311,7 @@ def test_a_failing_model_fails_these_requests_and_later_ones_work(
 
     _, before = asyncio.run(hear(engine, RECORDINGS[1]))
     with monkeypatch.context() as patch:
-        patch.setattr(thinker, "decode", broken)
+        patch.setattr(thinker, "decode_rows", broken)
         results = asyncio.run(hear_all(engine, [(i, Sampling(1.0, 1.0, 0)) for i in range(3)]))
     for transcript, _ in results:
         assert transcript.stop is Stop.ENGINE_ERROR
@@ -341,14 +341,14 @@ def test_a_model_that_gives_nan_fails_and_says_what_to_do(folder: Path) -> None:
 def test_what_overflowed_once_does_not_reach_the_next_in_its_row(
     thinker: Thinker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, decode = LocalEngine(thinker, max_rows=1), thinker.decode
+    engine, decode = LocalEngine(thinker, max_rows=1), thinker.decode_rows
 
     def overflowing(embeds: Tensor, *rest: Any) -> Tensor:
         return decode(embeds * torch.nan, *rest)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(thinker, "decode", overflowing)
+            patch.setattr(thinker, "decode_rows", overflowing)
             transcript, _ = asyncio.run(hear(engine, RECORDINGS[1]))
             assert transcript.stop is Stop.ENGINE_ERROR
         for recording in (RECORDINGS[2], RECORDINGS[1]):  # a shorter one first: what it does not overwrite is masked
@@ -361,18 +361,18 @@ def test_what_overflowed_once_does_not_reach_the_next_in_its_row(
 def test_a_failure_between_turns_keeps_what_was_there(
     thinker: Thinker, dictated: Dictated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = thinker.decode
+    decode = thinker.decode_rows
 
     def later(embeds: Tensor, *rest: Any) -> Tensor:
-        if 1 < embeds.shape[1] < 60:  # the prefill of an inserted clip
+        if 1 < len(embeds) < 60:  # the prefill of an inserted clip
             raise RuntimeError("lost")
         return decode(embeds, *rest)
 
-    monkeypatch.setattr(thinker, "decode", later)
+    monkeypatch.setattr(thinker, "decode_rows", later)
     transcript, encoded = asyncio.run(hear(dictated, RECORDINGS[1], Sampling(1.0, 1.0, 0), Limits()))
     assert transcript.stop is Stop.ENGINE_ERROR
     assert len(transcript.asked) == 1
-    monkeypatch.setattr(thinker, "decode", decode)
+    monkeypatch.setattr(thinker, "decode_rows", decode)
     assert off_by(thinker, encoded) < TOLERANCE
 
 
@@ -380,7 +380,7 @@ def test_a_bug_ends_the_engine_and_nobody_waits_for_ever(thinker: Thinker, monke
     def buggy(*_: object, **__: object) -> Tensor:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(thinker, "decode", buggy)
+    monkeypatch.setattr(thinker, "decode_rows", buggy)
     monkeypatch.setattr("threading.excepthook", lambda _: None)
     engine = LocalEngine(thinker)
     transcript, _ = asyncio.run(hear(engine, RECORDINGS[1]))

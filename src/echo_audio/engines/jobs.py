@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import concurrent.futures
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from echo_audio.engines.rows import Row
-from echo_audio.listen import OnPiece, Request, Turn
+from echo_audio.engines.writing import Writing
+from echo_audio.listen import Clip, Request, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Counters:
         clips_encoded: clips run through the audio tower.
         clips_reused: clips found in the encoder cache.
         ticks: scheduler steps.
+        discarded: tokens drawn behind the end of a turn, before the end was seen.
     """
 
     prefilled: int = 0
@@ -31,26 +33,67 @@ class Counters:
     clips_encoded: int = 0
     clips_reused: int = 0
     ticks: int = 0
+    discarded: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request on its way through the engine."""
+    """A request on its way through the engine.
+
+    Args:
+        keys: of the context and of the ids accepted so far.
+        writing: the turn so far.
+        in_flight: tokens that are being drawn and have not been read.
+        over: it has ended; what is still in flight for it is dropped.
+    """
 
     request: Request
-    on_piece: OnPiece | None
     future: concurrent.futures.Future[Turn]
     keys: list[int]
     state: np.random.Generator
+    writing: Writing
     row: Row | None = None
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    tail: str = ""
-    utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    in_flight: int = 0
+    over: bool = False
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """Accepted so far."""
+        return self.writing.ids
+
+    @property
+    def slot(self) -> int:
+        """Of its row."""
+        assert self.row is not None
+        return self.row.slot
 
     @property
     def pending(self) -> int:
-        """Positions still to be computed before the next token can be drawn."""
+        """Positions still to be computed before the next token can be drawn, as far as they are known."""
         assert self.row is not None
         return len(self.keys) - len(self.row.keys)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be drawn."""
+        return self.writing.allowance - len(self.writing.ids) - self.in_flight
+
+    @property
+    def needs_prefill(self) -> bool:
+        """Whether more is pending than one id, which is computed with its draw."""
+        return self.in_flight == 0 and (self.pending > 1 or (self.pending == 1 and self.keys[-1] < 0))
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the next token can be drawn now: its only unknown, if any, is the id drawn before it."""
+        return self.remaining > 0 and (self.in_flight > 0 or (self.pending == 1 and self.keys[-1] >= 0))
+
+    @property
+    def position(self) -> int:
+        """Where the next decoded position goes in its row."""
+        return len(self.keys) - 1 + self.in_flight
+
+    def pending_clips(self) -> list[Clip]:
+        """The clips of which some positions are still to be computed."""
+        start = len(self.keys) - self.pending
+        return [clip for clip in self.request.encoded.clips if clip.position + clip.n_tokens > start]

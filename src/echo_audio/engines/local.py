@@ -2,7 +2,8 @@
 
 Every transcript keeps a row of the key-value cache between its turns. When it stops at its `</seg>`, the audio it asked
 for is all that is computed next; the other rows go on decoding meanwhile. A tick is: admit, prefill what waits, decode
-one token for every row that can.
+a block of tokens for every row that can, then read what was drawn. On a GPU reading stays a tick behind, so that the device
+works while the host looks for the ends of turns; what a row drew behind the end of its turn is dropped.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from collections import deque
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from echo_audio.engines.clips import ClipCache
 from echo_audio.engines.jobs import Counters, Job
-from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, shared_prefix
-from echo_audio.engines.sampling import draw, random_state
+from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, gpu_limit
+from echo_audio.engines.sampling import random_state
+from echo_audio.engines.steps import Flight, Steps
+from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError
-from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
+from echo_audio.listen import OnPiece, Request, Turn, TurnStop
 from echo_audio.models.thinker import Thinker
 
 _NOT_FINITE = (
@@ -42,6 +44,11 @@ class LocalEngine:
         max_rows: transcripts in flight at once; more wait.
         max_prefill_tokens: positions computed in one prefill, so that decoding rows are not held up for long.
         max_cached_audio_tokens: audio tokens kept in the encoder cache.
+        block: tokens that a row draws before the host reads them; 1 on the CPU, more on a GPU, most for a small model.
+        ahead: whether the host reads what was drawn while the device draws the next; not on the CPU, which is both.
+        graphs: capture decoding as CUDA graphs.
+        kernels: use the Triton kernels.
+        gpu_memory: share of the GPU's memory that may be in use once the key-value cache has grown.
     """
 
     def __init__(
@@ -51,15 +58,30 @@ class LocalEngine:
         max_rows: int = 64,
         max_prefill_tokens: int = 8192,
         max_cached_audio_tokens: int = 200_000,
+        block: int | None = None,
+        ahead: bool | None = None,
+        graphs: bool = True,
+        kernels: bool = True,
+        gpu_memory: float = 0.9,
     ) -> None:
         self.thinker = thinker
         self.max_prefill_tokens = max_prefill_tokens
+        on_gpu = thinker.device.type == "cuda"
+        self.ahead = on_gpu if ahead is None else ahead
+        self.block = block or (1 if not on_gpu else 8 if _is_small(thinker) else 4)
         text = thinker.decoder.config
         width = text.hidden_size // text.num_attention_heads
-        self._cache = RowCache(text.num_hidden_layers, text.num_key_value_heads, width, thinker.dtype, thinker.device)
+        limit = gpu_limit(thinker.device, gpu_memory) if on_gpu else None
+        shape = text.num_hidden_layers, text.num_key_value_heads, width
+        self._cache = RowCache(*shape, thinker.dtype, thinker.device, limit)
         self._rows = Rows(self._cache, max_rows)
         self._clips = ClipCache(thinker, max_cached_audio_tokens)
-        self._n_ticks = self._n_prefilled = self._n_decoded = 0
+        with torch.inference_mode():
+            self._steps = Steps(
+                thinker, self._cache, max_rows, self.block, self._dictate, graphs=graphs, kernels=kernels
+            )
+        self._flights: deque[Flight] = deque()
+        self._n_ticks = self._n_prefilled = self._n_decoded = self._n_discarded = 0
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._inbox: deque[Job | str] = deque()
@@ -86,8 +108,9 @@ class LocalEngine:
         """What has been computed so far."""
         rows, clips = self._rows, self._clips
         return Counters(
-            self._n_prefilled, self._n_decoded, rows.n_copied, clips.n_encoded, clips.n_reused, self._n_ticks
-        )
+            self._n_prefilled, self._n_decoded, rows.n_copied, clips.n_encoded, clips.n_reused,
+            self._n_ticks, self._n_discarded,
+        )  # fmt: skip
 
     async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Turn:
         """Sample one turn; see `Engine`.
@@ -100,8 +123,10 @@ class LocalEngine:
             raise EngineError(f"the context holds {len(request.encoded.ids)} tokens and the model takes {n_max}")
         if request.max_new_tokens < 1:
             return Turn((), (), (), TurnStop.LENGTH)
+        allowance = min(request.max_new_tokens, n_max - len(request.encoded.ids))
+        writing = Writing(self.thinker.family, request.stop, allowance, on_piece)
         state = random_state(request.sampling, request.turn)
-        job = Job(request, on_piece, concurrent.futures.Future(), context_keys(request.encoded), state)
+        job = Job(request, concurrent.futures.Future(), context_keys(request.encoded), state, writing)
         self._post(job)
         try:
             return await asyncio.wrap_future(job.future)
@@ -124,8 +149,10 @@ class LocalEngine:
             self._inbox.clear()
             if self._active or self._waiting:
                 raise EngineError("the engine is at work; let every request end before its weights change")
+            self._flights.clear()
             self._rows.forget()
             self._clips.clear()
+            self._steps.weights_changed()
 
     def close(self) -> None:
         """Stop the worker thread; requests in flight fail."""
@@ -178,6 +205,7 @@ class LocalEngine:
         jobs = [*self._active, *self._waiting]
         self._active.clear()
         self._waiting.clear()
+        self._flights.clear()
         if self._closed:  # else what has just come in may still succeed
             with self._wake:
                 jobs += [message for message in self._inbox if isinstance(message, Job)]
@@ -190,14 +218,32 @@ class LocalEngine:
     @torch.inference_mode()
     def _tick(self) -> None:
         self._n_ticks += 1
-        self._active = [job for job in self._active if not job.future.cancelled()]
+        for job in self._active:
+            job.over = job.future.cancelled()
+        self._active = [job for job in self._active if not job.over]
         self._admit()
-        long = [job for job in self._active if job.pending > 1]
+        n_launched = 0
+        long = [job for job in self._active if job.needs_prefill and self._reserve(job, 0)]
         if long:
-            self._prefill(long)
-        ready = [job for job in self._active if job.pending == 1]
+            self._flights.append(self._prefill(long))
+            n_launched += 1
+            if not self.ahead:
+                self._collect(0)
+        ready = [job for job in self._active if job.can_decode and self._reserve(job, self.block)]
         if ready:
-            self._decode(ready)
+            n_steps = min(self.block, max(job.remaining for job in ready))
+            self._flights.append(self._steps.decode(ready, n_steps))
+            n_launched += 1
+        self._collect(n_launched if self.ahead else 0)
+
+    def _reserve(self, job: Job, n_steps: int) -> bool:
+        """Room in the cache for what a job computes next; one that finds none fails alone."""
+        try:
+            self._cache.reserve(self._cache.n_slots, len(job.keys) + job.in_flight + n_steps)
+        except EngineError as error:
+            self._refuse(job, error)
+            return False
+        return True
 
     def _admit(self) -> None:
         """Give waiting requests a row. One that would share a prefix still being computed waits for it a tick."""
@@ -206,8 +252,12 @@ class LocalEngine:
         for job in self._waiting:
             if job.future.cancelled():
                 continue
-            if not self._has_twin(job):
-                job.row = self._rows.take(job.keys, job.request.session, busy)
+            try:
+                if not self._has_twin(job):
+                    job.row = self._rows.take(job.keys, job.request.session, busy)
+            except EngineError as error:  # not even one row finds room
+                self._refuse(job, error)
+                continue
             if job.row is None:
                 still.append(job)
                 continue
@@ -219,143 +269,85 @@ class LocalEngine:
         """Whether an admitted request is about to compute the same long beginning."""
         if self._rows.of_session(job.request.session) is not None:
             return False
-        head = job.keys[: len(job.keys) - 1]
-        return any(
-            other.row is not None and not other.ids and other.pending > 1
-            and shared_prefix(other.keys, head) > max(len(other.row.keys), len(head) // 2)
-            for other in self._active
-        )
+        usable = len(job.keys) - 1
 
-    def _prefill(self, jobs: list[Job]) -> None:
-        """Compute what is pending for some of the jobs, the shortest first, padded into one batch."""
-        jobs = sorted(jobs, key=lambda j: j.pending)
+        def shares(other: Job) -> bool:
+            assert other.row is not None
+            n = max(len(other.row.keys), usable // 2) + 1
+            return n <= usable and other.keys[:n] == job.keys[:n]
+
+        return any(other.needs_prefill and not other.ids and shares(other) for other in self._active)
+
+    def _prefill(self, jobs: list[Job]) -> Flight:
+        """Compute what is pending for some of the jobs, the shortest first."""
         longest, batch = 0, []
-        for job in jobs:
+        for job in sorted(jobs, key=lambda j: j.pending):
             longest = max(longest, job.pending)
             if batch and longest * (len(batch) + 1) > self.max_prefill_tokens:
                 break
             batch.append(job)
-        batch.sort(key=lambda j: j.row.slot if j.row else 0)
-        longest = max(job.pending for job in batch)
-        tokens = self._clips.tokens(clip.recording for job in batch for clip in _pending_clips(job))
-        embeds = [self._pending_embeds(job, tokens) for job in batch]
-        padded = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True)
-        self._ensure(batch)
-        positions = torch.full((len(batch), longest), self._cache.trash)
-        for line, job in zip(positions, batch, strict=True):
-            line[: job.pending] = torch.arange(len(job.keys) - job.pending, len(job.keys))
+        batch.sort(key=lambda j: j.slot)
+        tokens = self._clips.tokens(clip.recording for job in batch for clip in job.pending_clips())
         self._n_prefilled += sum(job.pending for job in batch)
-        hidden = self._forward([j.row.slot for j in batch if j.row], padded, positions, batch)
-        last = torch.tensor([job.pending - 1 for job in batch], device=hidden.device)
-        self._sample(batch, hidden[torch.arange(len(batch), device=hidden.device), last])
-
-    def _decode(self, jobs: list[Job]) -> None:
-        """One token for every ready job. All rows up to the last ready one take part; the others write to the trash."""
-        self._ensure(jobs)
-        by_slot = {job.row.slot: job for job in jobs if job.row}
-        slots = list(range(min(by_slot), max(by_slot) + 1))
-        if len(slots) > 2 * len(jobs):
-            slots = sorted(by_slot)
-        ids = torch.zeros((len(slots), 1), dtype=torch.long)
-        positions = torch.full((len(slots), 1), self._cache.trash)
-        for i, slot in enumerate(slots):
-            if slot in by_slot:
-                ids[i, 0], positions[i, 0] = by_slot[slot].keys[-1], len(by_slot[slot].keys) - 1
-        hidden = self._forward(slots, self.thinker.embed(ids.to(self.thinker.device)), positions, jobs)
-        ordered = [by_slot[slot] for slot in slots if slot in by_slot]
-        where = torch.tensor([i for i, slot in enumerate(slots) if slot in by_slot], device=hidden.device)
-        self._sample(ordered, hidden[where, 0])
-
-    def _ensure(self, jobs: list[Job]) -> None:
-        self._cache.reserve(self._cache.n_slots, max(len(job.keys) for job in jobs) + 1)
-
-    def _forward(self, slots: list[int], embeds: Tensor, positions: Tensor, jobs: list[Job]) -> Tensor:
-        device = self.thinker.device
-        n_visible = min(self._cache.trash, -(-max(len(job.keys) for job in jobs) // 64) * 64)
-        where = positions.to(device)
-        mask = self._cache.aim(slots, where, n_visible)
-        # The position that only sits out rotates nothing that anybody sees: any valid rope position will do.
-        return self.thinker.decode(embeds, where.clamp(max=n_visible), mask, self._cache)
-
-    def _pending_embeds(self, job: Job, tokens_of: dict[str, Tensor]) -> Tensor:
-        """Embeddings (pending, hidden) of the positions still to compute; the audio tokens of clips are given by id."""
-        start = len(job.keys) - job.pending
-        ids = torch.tensor(job.request.encoded.ids[start:] + tuple(job.ids), device=self.thinker.device)
-        embeds = self.thinker.embed(ids[: job.pending])
-        for clip in _pending_clips(job):
-            offset = max(0, start - clip.position)
-            tokens = tokens_of[clip.recording.id][offset:]
-            at = clip.position + offset - start
-            embeds[at : at + len(tokens)] = tokens
-        return embeds
-
-    def _sample(self, jobs: list[Job], hidden_BH: Tensor) -> None:
-        ids, logprobs = self._draw(jobs, self.thinker.logits(hidden_BH))
-        now = time.monotonic()
-        for job, token, logprob in zip(jobs, ids, logprobs, strict=True):
+        flight = self._steps.prefill(batch, tokens)
+        for job in batch:  # who comes next may copy it: the device does one thing after another
             assert job.row is not None
             job.row.keys.extend(job.keys[len(job.row.keys) :])
-            job.row.used_at = now
-            self._n_decoded += 1
-            if math.isfinite(logprob):
-                self._take(job, token, logprob)
-            else:
-                self._rows.spoil(job.row)
-                self._refuse(job, EngineError(_NOT_FINITE))
+        return flight
 
-    def _draw(self, jobs: list[Job], logits_BV: Tensor) -> tuple[list[int], list[float]]:
-        """The next id of each job and its log-probability. Benchmarks and tests dictate here."""
-        return draw(logits_BV, [job.request.sampling for job in jobs], [job.state for job in jobs])
+    def _collect(self, n_left: int) -> None:
+        """Read what was drawn, until only so many flights are under way."""
+        while len(self._flights) > n_left:
+            flight = self._flights.popleft()
+            now = time.monotonic()
+            for job, ids, logprobs in zip(flight.jobs, *flight.read(), strict=True):
+                job.in_flight -= flight.n_steps
+                if job.over or job.future.cancelled():
+                    self._n_discarded += flight.n_steps
+                else:
+                    self._accept(job, ids, logprobs, now)
 
-    def _take(self, job: Job, token: int, logprob: float) -> None:
-        """Record a drawn token; finish the turn if it ends it."""
-        family = self.thinker.family
-        job.ids.append(token)
-        job.logprobs.append(min(0.0, logprob))
-        job.keys.append(token)
-        piece = "" if token in family.ends else job.utf8.decode(family.token_bytes[token])
-        job.pieces.append(piece)
-        before, job.tail = job.tail, (job.tail + piece)[-64:] if len(piece) < 32 else job.tail + piece
-        stop = self._stop(job, token)
-        if stop is TurnStop.TEXT:  # a character begun behind the stop text: show that the token overshoots
-            job.pieces[-1] += job.utf8.decode(b"", final=True)
-        told = self._tell(job, piece, before, stop)
-        if stop is not None and told:
-            self._active.remove(job)
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                job.future.set_result(Turn(tuple(job.ids), tuple(job.logprobs), tuple(job.pieces), stop))
-
-    def _stop(self, job: Job, token: int) -> TurnStop | None:
-        if token in self.thinker.family.ends:
-            return TurnStop.END
-        if any(stop in job.tail for stop in job.request.stop):
-            return TurnStop.TEXT
-        full = len(job.keys) >= self.thinker.family.max_positions
-        return TurnStop.LENGTH if full or len(job.ids) >= job.request.max_new_tokens else None
-
-    def _tell(self, job: Job, piece: str, before: str, stop: TurnStop | None) -> bool:
-        """Report a piece, without what overshoots a stop text. An error of the callback is handed to who gave it."""
-        if job.on_piece is None or not piece:
-            return True
-        if stop is TurnStop.TEXT:
-            text = before + piece
-            end = min(text.index(s) + len(s) for s in job.request.stop if s in text)
-            piece = text[len(before) : end]
+    def _accept(self, job: Job, ids: list[int], logprobs: list[float], now: float) -> None:
+        """Add what was drawn to a job, up to the end of its turn."""
+        assert job.row is not None
+        n_before = len(job.ids)
+        n_finite = next((i for i, logprob in enumerate(logprobs) if not math.isfinite(logprob)), len(ids))
         try:
-            job.on_piece(piece)
+            ended = job.writing.take(ids[:n_finite], logprobs[:n_finite])
         except Exception as error:  # noqa: BLE001 - the caller's code may raise anything, and the others must go on
             self._refuse(job, error)
-            return False
-        return True
+            return
+        job.keys.extend(job.ids[n_before:])
+        job.row.keys.extend(job.keys[len(job.row.keys) : -1])  # the last id is computed with the next draw
+        job.row.used_at = now
+        n_taken = len(job.ids) - n_before
+        self._n_decoded += n_taken
+        self._n_discarded += len(ids) - n_taken
+        if ended:
+            self._leave(job)
+            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+                job.future.set_result(job.writing.turn())
+        elif n_finite < len(ids):
+            self._rows.spoil(job.row)
+            self._refuse(job, EngineError(_NOT_FINITE))
+
+    def _dictate(self, job: Job, number: int) -> int:
+        """The id to write as this token of the turn, or -1 to draw one. Benchmarks and tests dictate here."""
+        del job, number
+        return -1
+
+    def _leave(self, job: Job) -> None:
+        job.over = True
+        if job in self._active:
+            self._active.remove(job)
 
     def _refuse(self, job: Job, error: Exception) -> None:
         """Fail one request; the others go on."""
-        self._active.remove(job)
+        self._leave(job)
         with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
             job.future.set_exception(error)
 
 
-def _pending_clips(job: Job) -> list[Clip]:
-    """The clips of which some positions are still to compute."""
-    start = len(job.keys) - job.pending
-    return [clip for clip in job.request.encoded.clips if clip.position + clip.n_tokens > start]
+def _is_small(thinker: Thinker) -> bool:
+    """Whether a step is so short that the host should look at it rarely."""
+    return sum(weight.numel() for weight in thinker.decoder.parameters()) < 1e9

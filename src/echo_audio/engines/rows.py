@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from echo_audio.errors import EngineError
 from echo_audio.listen import Encoded
 
 PATIENCE_S = 1.0
@@ -58,49 +59,89 @@ class Row:
 
 
 class RowCache:
-    """Keys and values (slots, kv_heads, capacity, head_dim) for each layer, written at per-row positions.
+    """Keys and values (slots, capacity, kv_heads, head_dim) for each layer, written at per-row positions.
 
-    It stands where transformers expects a Cache: the attention layers call `update`. `aim` says beforehand which rows
-    and positions the coming forward is about. The last position is never read: rows that sit out write there.
+    Behind the slots lies one more, which nobody holds: lanes that only fill up a batch write there. The last position of
+    every row is never read: a row that overshoots its end writes there.
+
+    Args:
+        limit_bytes: how much the cache may take; asked whenever it wants to grow.
     """
 
-    def __init__(self, n_layers: int, n_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, n_layers: int, n_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device,
+        limit_bytes: Callable[[int], int] | None = None,
+    ) -> None:  # fmt: skip
         self.shape = (n_heads, head_dim)
         self.dtype, self.device = dtype, device
-        self.n_slots, self.capacity = 0, 0
+        self.n_slots, self.capacity, self.version = 0, 0, 0
         self.keys: list[Tensor] = [torch.empty(0) for _ in range(n_layers)]
         self.values: list[Tensor] = [torch.empty(0) for _ in range(n_layers)]
-        self._slots: Tensor | slice = slice(0, 0)
-        self._index = (torch.empty(0), torch.empty(0))
-        self._n_visible = 0
+        self._limit_bytes = limit_bytes
+        self._least = 1024 if device.type == "cuda" else 256
 
     @property
     def trash(self) -> int:
         """The position that is written by rows that sit out, and never read."""
         return self.capacity - 1
 
+    @property
+    def trash_slot(self) -> int:
+        """The row that nobody holds."""
+        return self.n_slots
+
+    def n_bytes(self, slots: int, capacity: int) -> int:
+        """Memory of a cache of this size."""
+        heads, width = self.shape
+        return 2 * len(self.keys) * (slots + 1) * capacity * heads * width * self.dtype.itemsize
+
+    def affords(self, slots: int) -> bool:
+        """Whether there may be so many slots."""
+        capacity = max(self._least, self.capacity)
+        return self._limit_bytes is None or self.n_bytes(slots, capacity) <= self._limit_bytes(self.n_bytes_now)
+
+    @property
+    def n_bytes_now(self) -> int:
+        """Memory that the cache takes."""
+        return self.n_bytes(self.n_slots, self.capacity) if self.n_slots else 0
+
     def reserve(self, n_slots: int, n_positions: int) -> None:
-        """Make room for so many rows of so many positions; what is there stays."""
-        slots = max(self.n_slots, n_slots)
-        capacity = self.capacity
+        """Make room for so many rows of so many positions; what is there stays.
+
+        Raises:
+            EngineError: the memory is too small.
+        """
+        slots, capacity = max(self.n_slots, n_slots), self.capacity
         while capacity < n_positions + 1:
-            capacity = max(256, capacity * 2)
+            capacity = max(self._least, capacity * 2)
         if (slots, capacity) == (self.n_slots, self.capacity):
             return
+        if self._limit_bytes is not None:
+            may = self._limit_bytes(self.n_bytes_now)
+            if self.n_bytes(slots, capacity) > may:  # not twice as much, then: just enough
+                capacity = max(self.capacity, -(-(n_positions + 1) // 256) * 256)
+            if (needed := self.n_bytes(slots, capacity)) > may:
+                raise EngineError(
+                    f"the key-value cache of {slots} transcripts of up to {capacity} positions needs {needed / 1e9:.1f} GB "
+                    f"and may take {may / 1e9:.1f} GB; let fewer transcripts run at once, or give shorter recordings"
+                )
+        self._grow(slots, capacity)
+
+    def _grow(self, slots: int, capacity: int) -> None:
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
-                heads, width = self.shape
-                new = torch.zeros((slots, heads, capacity, width), dtype=self.dtype, device=self.device)
+                new = torch.zeros((slots + 1, capacity, *self.shape), dtype=self.dtype, device=self.device)
                 if old.numel():
-                    new[: self.n_slots, :, : self.capacity] = old
+                    new[: self.n_slots, : self.capacity] = old[: self.n_slots]
                 store[layer] = new
         self.n_slots, self.capacity = slots, capacity
+        self.version += 1
 
     def copy_prefix(self, source: int, target: int, n_positions: int) -> None:
         """Let one row begin like another."""
-        for store in (self.keys, self.values):
-            for layer in store:
-                layer[target, :, :n_positions] = layer[source, :, :n_positions]
+        stores = [*self.keys, *self.values]
+        begins = [store[source, :n_positions] for store in stores]
+        torch._foreach_copy_([store[target, :n_positions] for store in stores], begins)  # pyright: ignore[reportPrivateImportUsage]
 
     def wipe(self, slot: int) -> None:
         """Zeros in a row. What is masked must be finite all the same: nothing times NaN is NaN."""
@@ -108,32 +149,16 @@ class RowCache:
             for layer in store:
                 layer[slot].zero_()
 
-    def aim(self, slots: list[int], positions_BT: Tensor, n_visible: int) -> Tensor:
-        """Point the coming forward at rows and positions.
 
-        Returns:
-            The boolean mask (batch, 1, T, n_visible): a token sees every position of its row up to its own.
-        """
-        contiguous = slots == list(range(slots[0], slots[0] + len(slots)))
-        rows = torch.tensor(slots, device=self.device)
-        self._slots = slice(slots[0], slots[0] + len(slots)) if contiguous else rows
-        self._index = (rows[:, None], positions_BT)
-        self._n_visible = n_visible
-        return torch.arange(n_visible, device=self.device) <= positions_BT[:, None, :, None]
+def gpu_limit(device: torch.device, share: float) -> Callable[[int], int]:
+    """What a cache may take of a GPU so that `share` of its memory is used at most, whoever uses the rest."""
 
-    def update(
-        self, key_BHTD: Tensor, value_BHTD: Tensor, layer_idx: int, *_args: object, **_kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; hand back all visible ones of the aimed rows."""
-        rows, positions = self._index
-        for store, new in ((self.keys, key_BHTD), (self.values, value_BHTD)):
-            store[layer_idx][rows, :, positions] = new.transpose(1, 2)
-        visible = slice(0, self._n_visible)
-        return self.keys[layer_idx][self._slots, :, visible], self.values[layer_idx][self._slots, :, visible]
+    def limit_bytes(now: int) -> int:
+        free, total = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused + now - (1 - share) * total)
 
-    def get_seq_length(self, *_args: object) -> int:
-        """Part of transformers' Cache interface; positions are always given explicitly here."""
-        return self._n_visible
+    return limit_bytes
 
 
 class Rows:
@@ -176,11 +201,10 @@ class Rows:
         if row is not None:
             del row.keys[min(shared_prefix(row.keys, keys), usable) :]
         else:
-            best = max(self.all, key=lambda r: shared_prefix(r.keys, keys), default=None)
+            best, shared = self._most_alike(keys, usable)
             row = self._free(busy, best)
             if row is None:
                 return None
-            shared = min(shared_prefix(best.keys, keys), usable) if best is not None else 0
             if best is not None and best is not row and shared:
                 self.cache.copy_prefix(best.slot, row.slot, shared)
                 self.n_copied += shared
@@ -188,16 +212,36 @@ class Rows:
         row.used_at, row.session = time.monotonic(), session
         return row
 
+    def _most_alike(self, keys: list[int], usable: int) -> tuple[Row | None, int]:
+        """The row that begins most like `keys`, if any does, and how far."""
+        best, most = None, 0
+        for row in self.all:
+            if len(row.keys) > most and row.keys[most] == keys[most] and row.keys[:most] == keys[:most]:
+                best, most = row, shared_prefix(row.keys, keys)
+                if most >= usable:
+                    return best, usable
+        return best, most
+
     def _free(self, busy: Collection[Row], keep: Row | None) -> Row | None:
         """A row that nobody holds, rather not `keep`; else a new one; else one that was left alone for long."""
         free = [row for row in self.all if not row.session and row not in busy]
         if free:
             return min(free, key=lambda row: (row is keep and len(free) > 1, row.slot))
-        if len(self.all) < self.max_rows:
-            self.all.append(Row(len(self.all)))
-            if len(self.all) > self.cache.n_slots:
-                self.cache.reserve(min(self.max_rows, max(8, 2 * self.cache.n_slots)), self.cache.capacity - 1)
-            return self.all[-1]
+        if len(self.all) < self.max_rows and (row := self._new()) is not None:
+            return row
         given_up = time.monotonic() - PATIENCE_S
         idle = [row for row in self.all if row not in busy and row.used_at < given_up]
         return min(idle, key=lambda row: row.used_at, default=None)
+
+    def _new(self) -> Row | None:
+        """A row more, if memory has room for it; where nobody has one, the lack of room is an error."""
+        n = len(self.all)
+        if n == self.cache.n_slots:
+            wanted = min(self.max_rows, max(8, 2 * n))
+            while wanted > n + 1 and not self.cache.affords(wanted):
+                wanted -= max(1, (wanted - n) // 2)
+            if n and not self.cache.affords(wanted):
+                return None
+            self.cache.reserve(wanted, max(1, self.cache.capacity) - 1)
+        self.all.append(Row(n))
+        return self.all[-1]

@@ -1,8 +1,8 @@
-"""Drawing tokens for many rows at once, each with its own temperature, top-p and random state."""
+"""Drawing tokens for many rows at once, each with its own temperature, top-p and random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,35 +29,50 @@ def seed_of(sampling: Sampling, turn: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def draw(
-    logits_BV: Tensor, how: Sequence[Sampling], states: Sequence[np.random.Generator]
-) -> tuple[list[int], list[float]]:
-    """One token a row.
+def chances(state: np.random.Generator, n: int) -> np.ndarray:
+    """The next n uniform numbers of a turn, float32: one for each token it draws."""
+    return np.minimum(state.random(n), _BELOW_ONE).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How the rows of a batch are drawn, on the device of their logits.
+
+    Args:
+        temperature_B: 0 is greedy.
+        chance_B: uniform numbers; greedy rows ignore theirs.
+        top_p_B: share of the mass that is drawn from.
+        nucleus: which rows have a top-p below one; None where none has.
+        hot: whether any row is not greedy.
+    """
+
+    temperature_B: Tensor
+    chance_B: Tensor
+    top_p_B: Tensor
+    nucleus: Tensor | None = None
+    hot: bool = True
+
+
+def choose(logits_BV: Tensor, how: Draw) -> Tensor:
+    """One id a row; nothing is read back from the device.
 
     Args:
         logits_BV: float32; -inf where nothing may be drawn.
-        how: temperature and top-p of each row.
-        states: random state of each row; greedy rows leave theirs untouched.
-
-    Returns:
-        The ids, and their log-probabilities at temperature 1 without top-p: not finite where the logits are not.
     """
-    logprobs = logits_BV.log_softmax(-1)
     ids = logits_BV.argmax(-1)
-    hot = [i for i, s in enumerate(how) if s.temperature > 0]
-    if hot:
-        at = torch.tensor(hot, device=logits_BV.device)
-        temperature = torch.tensor([max(how[i].temperature, _COLDEST) for i in hot], device=at.device)
-        chance = torch.tensor([min(states[i].random(), _BELOW_ONE) for i in hot], dtype=torch.float32, device=at.device)
-        mass = (logits_BV[at] / temperature[:, None]).softmax(-1)
-        ids[at] = _invert(mass, chance)
-        cut = [n for n, i in enumerate(hot) if how[i].top_p < 1]
-        if cut:
-            among = torch.tensor(cut, device=at.device)
-            top_p = torch.tensor([how[hot[n]].top_p for n in cut], device=at.device)
-            ids[at[among]] = _draw_nucleus(mass[among], top_p, chance[among])
-    picked = logprobs.gather(1, ids[:, None])[:, 0]
-    return ids.tolist(), picked.tolist()
+    if not how.hot:
+        return ids
+    mass = (logits_BV / how.temperature_B.clamp(min=_COLDEST)[:, None]).softmax(-1)
+    drawn = _invert(mass, how.chance_B)
+    if how.nucleus is not None:
+        some = (value.index_select(0, how.nucleus) for value in (mass, how.top_p_B, how.chance_B))
+        drawn = drawn.index_copy(0, how.nucleus, _draw_nucleus(*some))
+    return torch.where(how.temperature_B > 0, drawn, ids)
+
+
+def logprobs_of(logits_BV: Tensor, ids_B: Tensor) -> Tensor:
+    """Log-probabilities at temperature 1 without top-p: not finite where the logits are not."""
+    return logits_BV.gather(1, ids_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
 
 
 def _invert(mass_BV: Tensor, chance_B: Tensor) -> Tensor:

@@ -32,6 +32,11 @@ class Writing:
     _text: str = ""
     _utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
+    @property
+    def ids(self) -> Sequence[int]:
+        """What came so far."""
+        return self._ids
+
     def take(self, ids: Sequence[int], logprobs: Sequence[float]) -> bool:
         """Add what was sampled; ids behind the end of the turn are dropped.
 

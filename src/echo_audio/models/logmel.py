@@ -41,7 +41,8 @@ def logmel(clips: Sequence[Samples], device: torch.device | str = "cpu") -> list
     batch = np.zeros((len(clips), longest), np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip
-    return logmel_batch(torch.from_numpy(batch).to(device), [len(clip) for clip in clips])
+    pinned = torch.from_numpy(batch).pin_memory()  # so that the copy does not wait for the work in flight
+    return logmel_batch(pinned.to(device, non_blocking=True), [len(clip) for clip in clips])
 
 
 def logmel_batch(samples_BT: Tensor, lengths: Sequence[int]) -> list[Tensor]:

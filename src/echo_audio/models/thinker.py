@@ -28,6 +28,7 @@ from echo_audio.models import folders
 from echo_audio.models.audio_tower import encode_clips
 from echo_audio.models.logmel import logmel
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
+from echo_audio.models.rows import Attend, run_layers
 
 _UNLOADABLE = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RuntimeError, SafetensorError,
@@ -122,16 +123,13 @@ class Thinker(nn.Module):
         """Token embeddings, (..., hidden)."""
         return self.decoder.embed_tokens(ids)
 
-    def decode(
-        self, embeds_BTH: Tensor, positions_BT: Tensor, mask: Tensor | None = None, cache: object | None = None
-    ) -> Tensor:
-        """Run the decoder.
+    def decode(self, embeds_BTH: Tensor, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Run the decoder on whole sequences.
 
         Args:
             embeds_BTH: input embeddings.
             positions_BT: position of each token; the three rope axes are equal without images.
             mask: boolean (batch, 1, T, n_keys), True where attention is allowed; None means causal.
-            cache: a key-value cache to extend.
 
         Returns:
             Hidden states (batch, T, hidden).
@@ -140,10 +138,13 @@ class Thinker(nn.Module):
             inputs_embeds=embeds_BTH,
             position_ids=positions_BT[None].expand(3, -1, -1),
             attention_mask={"full_attention": mask},
-            past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=False,
         )
         return out.last_hidden_state
+
+    def decode_rows(self, embeds_NH: Tensor, attend: Attend) -> Tensor:
+        """Run the decoder on positions of any rows of a cache, (N, hidden); see `run_layers`."""
+        return run_layers(self.decoder, embeds_NH, attend)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits with what a policy may not write at -inf."""
