@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from relisten import QWEN_VOCABULARY, SHAPES, TEXTS, WORDS, make_thinker
-from torch import Tensor
 
 from echo_audio.engines.jobs import Job
 from echo_audio.models.thinker import save_weights
@@ -63,7 +62,7 @@ class Dictation:
         self.opening = family.text_ids("<think>")
         self.segments = [family.text_ids(text) for text in ("<seg>0.50, 3.50</seg>", "<seg>1.00, 4.00</seg>")]
         self.plans: dict[tuple[str, int], tuple[int, ...]] = {}
-        run.sampling.engine._draw = self.draw  # type: ignore[attr-defined]
+        run.sampling.engine._steps._dictate = self.dictate  # type: ignore[attr-defined]
 
     def plan(self, job: Job) -> tuple[int, ...]:
         """The ids of a turn."""
@@ -77,11 +76,10 @@ class Dictation:
             self.plans[key] = (*begin, *(self.words * (n_words // len(self.words) + 1))[:n_words], *tail)
         return self.plans[key]
 
-    def draw(self, jobs: list[Job], logits_BV: Tensor) -> tuple[list[int], list[float]]:
-        """The dictated ids, with the model's log-probabilities of them."""
-        ids = [self.plan(job)[len(job.ids)] for job in jobs]
-        at = torch.tensor(ids, device=logits_BV.device)[:, None]
-        return ids, logits_BV.log_softmax(-1).gather(1, at)[:, 0].tolist()
+    def dictate(self, job: Job, number: int) -> int:
+        """A dictated id; what is drawn behind the end of a turn is dropped."""
+        plan = self.plan(job)
+        return plan[number] if number < len(plan) else -1
 
 
 def settings_of(given: argparse.Namespace, model: Path) -> GrpoSettings:

@@ -23,15 +23,14 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from echo_audio.audio import SAMPLE_RATE, Recording
 from echo_audio.encoding import TranscriptEncoder
+from echo_audio.engines.jobs import Job
 from echo_audio.engines.local import LocalEngine
 from echo_audio.listen import Limits, OnPiece, Request, Sampling, Turn, listen
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
@@ -81,12 +80,13 @@ class Dictated(LocalEngine):
         self.forgetful = forgetful
         self.first_at: dict[int, float] = {}
 
-    def _draw(self, jobs: list[Any], logits_BV: Tensor) -> tuple[list[int], list[float]]:
-        ids, logprobs = super()._draw(jobs, logits_BV)
-        for i, job in enumerate(jobs):
-            self.first_at.setdefault(job.request.turn, time.perf_counter())
-            ids[i] = self.turns[job.request.turn][len(job.ids)]
-        return ids, logprobs
+    def _dictate(self, job: Job, number: int) -> int:
+        turn = self.turns[job.request.turn]
+        return turn[number] if number < len(turn) else -1
+
+    def _accept(self, job: Job, ids: list[int], logprobs: list[float], now: float) -> None:
+        self.first_at.setdefault(job.request.turn, time.perf_counter())
+        super()._accept(job, ids, logprobs, now)
 
     async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Turn:
         """One turn, as a new conversation if forgetful."""

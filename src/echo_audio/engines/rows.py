@@ -95,9 +95,9 @@ class RowCache:
         heads, width = self.shape
         return 2 * len(self.keys) * (slots + 1) * capacity * heads * width * self.dtype.itemsize
 
-    def affords(self, slots: int) -> bool:
-        """Whether there may be so many slots."""
-        capacity = max(self._least, self.capacity)
+    def affords(self, slots: int, n_positions: int) -> bool:
+        """Whether there may be so many slots of so many positions."""
+        capacity = max(self._least, self.capacity, n_positions + 1)
         return self._limit_bytes is None or self.n_bytes(slots, capacity) <= self._limit_bytes(self.n_bytes_now)
 
     @property
@@ -202,7 +202,7 @@ class Rows:
             del row.keys[min(shared_prefix(row.keys, keys), usable) :]
         else:
             best, shared = self._most_alike(keys, usable)
-            row = self._free(busy, best)
+            row = self._free(busy, best, len(keys))
             if row is None:
                 return None
             if best is not None and best is not row and shared:
@@ -222,26 +222,26 @@ class Rows:
                     return best, usable
         return best, most
 
-    def _free(self, busy: Collection[Row], keep: Row | None) -> Row | None:
+    def _free(self, busy: Collection[Row], keep: Row | None, n_positions: int) -> Row | None:
         """A row that nobody holds, rather not `keep`; else a new one; else one that was left alone for long."""
         free = [row for row in self.all if not row.session and row not in busy]
         if free:
             return min(free, key=lambda row: (row is keep and len(free) > 1, row.slot))
-        if len(self.all) < self.max_rows and (row := self._new()) is not None:
+        if len(self.all) < self.max_rows and (row := self._new(n_positions)) is not None:
             return row
         given_up = time.monotonic() - PATIENCE_S
         idle = [row for row in self.all if row not in busy and row.used_at < given_up]
         return min(idle, key=lambda row: row.used_at, default=None)
 
-    def _new(self) -> Row | None:
+    def _new(self, n_positions: int) -> Row | None:
         """A row more, if memory has room for it; where nobody has one, the lack of room is an error."""
         n = len(self.all)
         if n == self.cache.n_slots:
             wanted = min(self.max_rows, max(8, 2 * n))
-            while wanted > n + 1 and not self.cache.affords(wanted):
+            while wanted > n + 1 and not self.cache.affords(wanted, n_positions):
                 wanted -= max(1, (wanted - n) // 2)
-            if n and not self.cache.affords(wanted):
+            if n and not self.cache.affords(wanted, n_positions):
                 return None
-            self.cache.reserve(wanted, max(1, self.cache.capacity) - 1)
+            self.cache.reserve(wanted, n_positions)
         self.all.append(Row(n))
         return self.all[-1]

@@ -1,0 +1,228 @@
+"""Blocks of decoding steps: however many tokens are drawn before the host reads them, the transcripts are the same.
+
+The forward over rows and the kernels are compared with transformers' forward and with plain torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from dictation import FREE, RECORDINGS, RELISTENING, TOLERANCE, Dictated, dictate, hear, hear_all, off_by, start
+
+from echo_audio.encoding import TranscriptEncoder
+from echo_audio.engines.local import LocalEngine
+from echo_audio.engines.rows import RowCache
+from echo_audio.engines.steps import bucket_of
+from echo_audio.errors import EngineError
+from echo_audio.listen import Request, Sampling, TurnStop
+from echo_audio.models import rows
+from echo_audio.models.thinker import Thinker
+from echo_audio.transcript import Stop
+
+HOW = [(i % 6, Sampling((0.0, 0.7, 1.0, 1.3)[i % 4], (1.0, 0.9, 0.5)[i % 3], i)) for i in range(12)]
+
+
+@pytest.mark.parametrize(("block", "ahead"), [(1, True), (3, False), (4, True), (8, True)])
+def test_results_do_not_depend_on_when_the_host_reads(thinker: Thinker, block: int, ahead: bool) -> None:
+    text = dictate(thinker, range(12))
+    plain, late = Dictated(thinker, text), Dictated(thinker, text, block=block, ahead=ahead, max_rows=7)
+    try:
+        expected, found = (asyncio.run(hear_all(engine, HOW, RELISTENING)) for engine in (plain, late))
+        for (_, ours), (_, theirs) in zip(found, expected, strict=True):
+            assert ours.ids == theirs.ids
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+            assert off_by(thinker, ours) < TOLERANCE
+        assert plain.counters.discarded == 0
+        assert late.counters.discarded > 0
+        assert late.counters.decoded == plain.counters.decoded
+        assert late.counters.ticks < plain.counters.ticks * (2 if block == 1 else 1)
+    finally:
+        plain.close()
+        late.close()
+
+
+def test_an_allowance_is_never_exceeded_and_a_full_context_ends_the_turn(thinker: Thinker) -> None:
+    encoded = TranscriptEncoder(thinker.family, RECORDINGS[1]).encode(start(thinker, RECORDINGS[1]))
+    engine = Dictated(thinker, {(0, 0): thinker.family.text_ids("a bell " * 40)}, block=8, ahead=True)
+    try:
+        for allowance in (1, 7, 8, 9, 20):
+            turn = asyncio.run(engine.generate(Request(encoded, (), allowance)))
+            assert turn.stop is TurnStop.LENGTH
+            assert len(turn.ids) == allowance
+        object.__setattr__(thinker.family, "max_positions", len(encoded.ids) + 5)
+        assert len(asyncio.run(engine.generate(Request(encoded, (), 100))).ids) == 5
+    finally:
+        object.__setattr__(thinker.family, "max_positions", 8192)
+        engine.close()
+
+
+def test_cancelling_while_blocks_are_in_flight(thinker: Thinker) -> None:
+    engine = Dictated(thinker, {(99, 0): thinker.family.text_ids("a bell " * 400)}, block=4, ahead=True, max_rows=2)
+
+    async def run() -> None:
+        request = Request(TranscriptEncoder(thinker.family, RECORDINGS[1]).encode(start(thinker, RECORDINGS[1])), (), 900)
+        doomed = asyncio.ensure_future(engine.generate(Request(request.encoded, (), 900, Sampling(seed=99), 0, "doomed")))
+        while engine.counters.decoded < 10:
+            await asyncio.sleep(0.005)
+        doomed.cancel()
+        engine.release("doomed")
+        for _, encoded in await hear_all(engine, [(i, Sampling(1.0, 1.0, i)) for i in range(4)]):
+            assert off_by(thinker, encoded) < TOLERANCE
+
+    try:
+        asyncio.run(asyncio.wait_for(run(), 30))
+        assert not engine._active
+    finally:
+        engine.close()
+
+
+def test_what_is_not_finite_late_in_a_block_spoils_its_row_only(folder: Path) -> None:
+    thinker = Thinker.load(folder)
+    engine = LocalEngine(thinker, block=4, ahead=True, max_rows=1)
+    try:
+        weight = thinker.decoder.norm.weight
+        kept = weight[3].item()
+        with torch.no_grad():
+            weight[3] = torch.nan
+        transcript, _ = asyncio.run(hear(engine, RECORDINGS[1]))
+        assert transcript.stop is Stop.ENGINE_ERROR
+        assert "not finite" in transcript.notes[0].detail
+        with torch.no_grad():
+            weight[3] = kept
+        engine.forget()
+        _, encoded = asyncio.run(hear(engine, RECORDINGS[1]))
+        assert off_by(thinker, encoded) < TOLERANCE
+    finally:
+        engine.close()
+
+
+def test_weights_may_change_in_place_between_requests(folder: Path) -> None:
+    thinker = Thinker.load(folder)
+    engine = LocalEngine(thinker, block=4, ahead=True)
+    try:
+        _, before = asyncio.run(hear(engine, RECORDINGS[1], Sampling()))
+        with torch.no_grad():
+            for weight in thinker.decoder.layers.parameters():
+                weight.mul_(0.8)
+        engine.forget()
+        _, after = asyncio.run(hear(engine, RECORDINGS[1], Sampling()))
+        assert off_by(thinker, after) < TOLERANCE
+        assert off_by(thinker, before) > 100 * TOLERANCE
+    finally:
+        engine.close()
+
+
+# Memory
+
+
+def small_cache(limit: int | None) -> RowCache:
+    cache = RowCache(2, 2, 4, torch.float32, torch.device("cpu"), None)
+    of_one = cache.n_bytes(1, 256) - cache.n_bytes(0, 256)
+    return RowCache(2, 2, 4, torch.float32, torch.device("cpu"), None if limit is None else lambda _: limit * of_one)
+
+
+def test_a_cache_without_a_limit_doubles() -> None:
+    cache = small_cache(None)
+    cache.reserve(2, 300)
+    assert (cache.n_slots, cache.capacity) == (2, 512)
+    cache.keys[0][1, 299] = 7.0
+    cache.reserve(3, 600)
+    assert (cache.n_slots, cache.capacity) == (3, 1024)
+    assert float(cache.keys[0][1, 299].min()) == 7.0
+
+
+def test_a_cache_that_may_not_double_takes_just_enough_and_then_says_what_to_do() -> None:
+    cache = small_cache(15)
+    cache.reserve(2, 100)
+    cache.reserve(2, 1100)
+    assert cache.capacity == 1280
+    with pytest.raises(EngineError, match=r"needs .* GB and may take .* GB; let fewer transcripts run at once"):
+        cache.reserve(2, 1400)
+    assert cache.capacity == 1280
+    assert cache.affords(2, 1000)
+    assert not cache.affords(3, 1000)
+
+
+def test_where_memory_ends_requests_wait_for_a_row(thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(thinker)
+    room = engine._cache.n_bytes(2, 512)
+    monkeypatch.setattr(engine._cache, "_limit_bytes", lambda _: room)
+    try:
+        how = [(4, Sampling(1.0, 1.0, i)) for i in range(6)]
+        for transcript, encoded in asyncio.run(hear_all(engine, how)):
+            assert transcript.stop is not Stop.ENGINE_ERROR
+            assert off_by(thinker, encoded) < TOLERANCE
+        assert len(engine._rows.all) == 2
+        monkeypatch.setattr(engine._cache, "_limit_bytes", lambda _: room // 2)
+        object.__setattr__(FREE, "max_new_tokens", 400)
+        results = asyncio.run(hear_all(engine, [(4, Sampling(1.0, 1.0, 1))]))
+        assert "let fewer transcripts run at once" in results[0][0].notes[-1].detail
+    finally:
+        object.__setattr__(FREE, "max_new_tokens", 24)
+        engine.close()
+
+
+# The forward over rows
+
+
+def test_the_forward_over_rows_is_that_of_transformers(thinker: Thinker) -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 300, (3, 40))
+    n, text = ids.numel(), thinker.decoder.config
+    width = text.hidden_size // text.num_attention_heads
+    with torch.inference_mode():
+        expected = thinker.decode(thinker.embed(ids), torch.arange(40).expand(3, -1)).reshape(n, -1)
+        keys, values = (
+            [torch.zeros(3, 64, text.num_key_value_heads, width) for _ in range(text.num_hidden_layers)] for _ in range(2)
+        )
+        slots, places = torch.arange(3).repeat_interleave(40), torch.arange(40).repeat(3)
+        cosines, sines = rows.rotation_table(thinker.decoder, 64, torch.float32, torch.device("cpu"))
+        aim = rows.Aim(slots, places, cosines[places], sines[places])
+        seen = torch.arange(40)[None, :] <= torch.arange(40)[:, None]
+        shared = text.num_attention_heads // text.num_key_value_heads
+        padding = rows.Padding(torch.arange(n), 3, 40, seen.repeat(shared, 1).expand(3, 1, -1, -1))
+
+        def attend(layer: int, *heads: torch.Tensor) -> torch.Tensor:
+            rotated = rows.rotate_and_store(*heads, aim, keys[layer], values[layer])
+            return rows.attend_many(rotated, keys[layer], values[layer], slice(0, 3), padding)
+
+        found = thinker.decode_rows(thinker.embed(ids).reshape(n, -1), attend)
+    assert float((found - expected).abs().max()) < TOLERANCE
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="the kernels need a GPU and Triton"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "heads", "kv_heads", "width"), [(5, 28, 4, 128), (3, 6, 2, 64), (200, 28, 4, 128), (1, 4, 2, 16)])
+def test_kernels_compute_what_torch_does(dtype: torch.dtype, n: int, heads: int, kv_heads: int, width: int) -> None:
+    from echo_audio.models import row_kernels
+
+    torch.manual_seed(0)
+    there = {"dtype": dtype, "device": "cuda"}
+    keys, values = (torch.randn(n + 1, 512, kv_heads, width, **there) for _ in range(2))
+    query, key, value = (torch.randn(n, h, width, **there) for h in (heads, kv_heads, kv_heads))
+    slots, places = torch.randperm(n + 1, device="cuda")[:n], torch.randint(0, 511, (n,), device="cuda")
+    places[0] = 0
+    angles = torch.randn(512, width // 2, device="cuda").repeat(1, 2)
+    aim = rows.Aim(slots, places, angles.cos().to(dtype)[places], angles.sin().to(dtype)[places])
+    again = keys.clone(), values.clone()
+    expected = rows.rotate_and_store(query, key, value, aim, keys, values)
+    found = row_kernels.rotate_and_store(query, key, value, aim, *again)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for ours, theirs in ((found, expected), (again[0], keys), (again[1], values)):
+        assert float((ours - theirs).abs().max()) < tolerance
+    mask = (torch.arange(511, device="cuda") <= places[:, None])[:, None, None]
+    mixed = rows.attend_single(expected, keys, values, slots, mask)
+    assert float((row_kernels.attend_single(expected, keys, values, slots, places) - mixed).abs().max()) < tolerance
+
+
+def test_buckets_are_few_and_waste_little() -> None:
+    sizes = [bucket_of(n) for n in range(1, 257)]
+    assert all(size >= n for n, size in enumerate(sizes, 1))
+    assert all(size <= max(n + 31, 1) and size < 2 * n + 1 for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) <= 20
