@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import noise
+from made_sounds import make_sounds
 
 from echo_audio import cli
-from echo_audio.audio import save_wav
-from echo_audio.evaluation.benchmark import find_audio, load_benchmark
-from echo_audio.evaluation.known import BENCHMARKS
 from echo_audio.models import folders
 
 
 @pytest.mark.skipif(not (folders.tiny_folder() / "model.safetensors").is_file(), reason="the shipped model is not here")
 def test_three_questions_of_mmar(question_files, tmp_path, capsys):
     questions = question_files / "MMAR-meta.jsonl"
-    for i, record in enumerate(load_benchmark(BENCHMARKS["mmar"], question_files).records[:3]):
-        path = find_audio(tmp_path, record.audio)
-        path.parent.mkdir(exist_ok=True)
-        save_wav(noise(1.5, i), path)
+    make_sounds("mmar", questions, tmp_path, 3)
     files = ["--data", tmp_path, "--questions", questions, "--out", tmp_path / "run"]
     command = ["eval", "mmar", *files, "--n", 3, "--device", "cpu", "--max-new-tokens", 24]
     assert cli.run(list(map(str, command))) == 0

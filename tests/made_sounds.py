@@ -1,6 +1,6 @@
 """Sounds for a question file whose recordings cannot be had: a short one at the path of each record.
 
-    python tests/evaluation/sounds.py mmar QUESTIONS FOLDER [N]
+    python tests/made_sounds.py mmar QUESTIONS FOLDER [N]
 """
 
 from __future__ import annotations
