@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from echo_audio.cli import progress as progress_module
 from echo_audio.cli.progress import _Rate, progress
 
 
@@ -20,6 +21,16 @@ def test_rate_and_end(before, completed, took_s, says):
     text = _Rate().render(bars.tasks[0]).plain
     assert text.startswith(says)
     assert bool(text) == bool(says)
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    with progress("asking", 100, done=60) as (step, _):
+        for now[0] in (20.0, 40.0, 61.0, 80.0):
+            step(2)
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and err.startswith("asking 66 of 100, ") and ", ends " in err
 
 
 def test_without_a_terminal_nothing_is_drawn(capsys):

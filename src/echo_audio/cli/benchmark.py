@@ -158,6 +158,7 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
         "title": loaded.benchmark.title,
         "version": loaded.version,
         "macro": loaded.benchmark.macro,
+        "groups": {name: list(order) for name, order in loaded.benchmark.groups.items()},
         "has_truth": loaded.has_truth,
         "rule": str(loaded.benchmark.rule),
         "remarks": loaded.remarks,

@@ -1,8 +1,9 @@
-"""Progress of long work on stderr: how much, how fast, and when it ends. Nothing where stderr is no terminal."""
+"""Progress of long work on stderr: how much, how fast, and when it ends. A line a minute where stderr is no terminal."""
 
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from echo_audio.cli.console import console
+
+LINE_S = 60.0
+"""Between two lines in a log."""
 
 
 class Step(Protocol):
@@ -29,6 +33,7 @@ class _Rate(ProgressColumn):
     """
 
     def render(self, task: Task) -> Text:
+        """The rate of this run, whatever was done before it."""
         done = task.completed - task.fields["before"]
         if not done or not task.elapsed:
             return Text("")
@@ -61,11 +66,17 @@ def progress(what: str, total: int, *, done: int = 0) -> Iterator[tuple[Step, Co
         redirect_stderr=False,
     ) as bars:
         task = bars.add_task(what, total=total, completed=done, before=done)
+        told_s = time.monotonic()
 
         def step(n: int, /, *, before: bool = False) -> None:
+            nonlocal told_s
             if before:
                 bars.update(task, advance=n, before=bars.tasks[0].fields["before"] + n)
             else:
                 bars.advance(task, n)
+            if not where.is_terminal and time.monotonic() - told_s > LINE_S:
+                told_s = time.monotonic()
+                bar = bars.tasks[0]
+                where.print(Text(f"{what} {bar.completed:.0f} of {total}, {_Rate().render(bar)}"), soft_wrap=True)
 
         yield step, where

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -54,6 +55,7 @@ def show_scores(scores: dict[str, Any]) -> None:
     where = console()
     title = " ".join(str(scores.get(name, "")) for name in ("title", "version"))
     where.print(Text(f"{shown(title)}, {scores['n']} questions, {shown(str(scores.get('model', '')))}", "bold"))
+    where.print(Text(_how(scores), "dim"))
     for remark in scores.get("remarks", ()):
         where.print(Text(shown(remark), "yellow"))
     if scores["missing"]:
@@ -88,6 +90,35 @@ def show_scores(scores: dict[str, Any]) -> None:
     for part in ("repeats", "rotations"):
         for name, value in scores.get(part, {}).items():
             where.print(Text(f"{part}, {name.replace('_', ' ')}: {_percent(value) if isinstance(value, dict) else value}"))
+    _show_listening(where, scores["listening"])
+
+
+def _how(scores: dict[str, Any]) -> str:
+    """How it was asked, and what the intervals rest on: all seeds."""
+    how = scores.get("how", {})
+    sampling = how.get("sampling", {})
+    parts = [
+        str(how.get("mode", "")),
+        f"temperature {sampling.get('temperature', 0)}, seed {sampling.get('seed', 0)}",
+        f"hears {how.get('hear', 'recording')}, plays {how.get('played', 'crop')}",
+        "95 % intervals: Wilson, and for means a bootstrap of seed 0",
+    ]
+    return shown("; ".join(filter(None, parts)))
+
+
+def _show_listening(where: Console, heard: dict[str, Any]) -> None:
+    """What came of listening again; nothing where nobody did."""
+    if not heard["with_at_least"]["1"]:
+        return
+    n, seconds, each = (heard[name]["value"] for name in ("segments_per_answer", "seconds_per_answer", "seconds_per_segment"))
+    covered = f"; {100 * heard['share_covered']['value']:.0f} % of the recording"
+    twice = f", of that {100 * heard['share_twice']['value']:.0f} % more than once" if heard["share_twice"] else ""
+    where.print(Text(f"heard again: {n:.2f} segments an answer, {seconds:.2f} s ({each:.2f} s each){covered}{twice}"))
+    refused = [f"{what.replace('_', ' ')} {count}" for what, count in heard["refused"].items() if count]
+    where.print(Text(f"not played: {', '.join(refused) or 'nothing'}; cut to the recording: {heard['clamped']}"))
+    by_number = {**heard["accuracy_by_segments"], "any": heard["accuracy_with"]}
+    told = [f"{name} {_percent(rate)}, n {rate['n']}" for name, rate in by_number.items() if rate]
+    where.print(Text("official % by segments heard again: " + "; ".join(told)))
 
 
 def _row(table: Table, name: str, both: dict[str, Any]) -> None:

@@ -163,9 +163,10 @@ def read_about(folder: Path) -> dict[str, Any]:
     return value
 
 
+_TEXTS = ("benchmark", "title", "version", "macro", "config", "model", "data", "questions", "sha256", "mode", "rule")
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "n": int, "how": dict, "remarks": list, "benchmark": str, "title": str, "version": str, "macro": str, "config": str,
-    "model": str, "data": str, "questions": str, "sha256": str, "has_truth": bool, "seed": int, "banks": list, "mode": str,
+    "n": int, "how": dict, "groups": dict, "remarks": list, "has_truth": bool, "seed": int, "banks": list,
+    **dict.fromkeys(_TEXTS, str),
 }  # fmt: skip
 _TYPES_OF_HOW: dict[str, type | tuple[type, ...]] = {"repeats": int, "rotations": int, "sampling": dict, "hear": str, "mode": str}
 

@@ -52,13 +52,17 @@ def listening(samples: Sequence[Sample], right: Mapping[str, bool]) -> dict[str,
         by_number[str(n) if n < 5 else "5 or more"].append(right[sample.key])
     notes = Counter(note["what"] for s in asked for note in s.transcript.get("notes", ()))
     with_seg, without = ([right[s.key] for s in asked if bool(heard[s.key]) is wanted] for wanted in (True, False))
+    shares = [coverage(heard[s.key], s.duration_s) for s in some]
+    twice = [overlap(heard[s.key]) for s in some if len(heard[s.key]) > 1]
     return {
         "segments_per_answer": _json(statistics.mean([float(len(heard[s.key])) for s in asked])),
         "seconds_per_answer": _json(statistics.mean([s.heard_s for s in asked])),
         "seconds_per_segment": _json(statistics.mean([g.duration_s for s in some for g in heard[s.key]])),
         "with_at_least": {str(k): _share([len(heard[s.key]) >= k for s in asked]) for k in (1, 2, 3)},
-        "coverage": histogram(coverage(heard[s.key], s.duration_s) for s in some),
-        "overlap": histogram(overlap(heard[s.key]) for s in some if len(heard[s.key]) > 1),
+        "share_covered": _json(statistics.mean(shares)),
+        "share_twice": _json(statistics.mean(twice)),
+        "coverage": histogram(shares),
+        "overlap": histogram(twice),
         "refused": {str(what): notes[what] for what in REFUSED},
         "clamped": notes[What.CLAMPED],
         "where": where(some),

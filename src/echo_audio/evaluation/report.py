@@ -199,6 +199,8 @@ def _listening(heard: Mapping[str, Any]) -> str:
     ]
     means = ("segments_per_answer", "seconds_per_answer", "seconds_per_segment")
     rows = [[_text(name.replace("_", " ")), f"{heard[name]['value']:.2f}" if heard[name] else "none"] for name in means]
+    rows.append(["of the recording, % (95 % interval)", _percent(heard["share_covered"])])
+    rows.append(["of that more than once, %", _percent(heard["share_twice"])])
     rows += [[f"answers with at least {k}", f"{100 * share:.1f} %"] for k, share in heard["with_at_least"].items()]
     rows.append(["right with a segment, %", _percent(heard["accuracy_with"])])
     rows.append(["right without, %", _percent(heard["accuracy_without"])])

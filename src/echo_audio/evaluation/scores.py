@@ -75,7 +75,8 @@ def summarise(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, 
     for rule, right in RULES.items():
         out[rule] = statistics.rate([right(s) for s in plain]).to_json()
     out["macro"] = _macros(plain, about)
-    out["by"] = {name: _by(plain, key) for name, key in groupings(plain).items()}
+    orders = about.get("groups", {})
+    out["by"] = {name: _by(plain, key, orders.get(name, ())) for name, key in groupings(plain).items()}
     out["chance"] = chance(plain, rule_of(about))
     out["distribution"] = distribution(plain)
     if any(s.repeat for s in samples):
@@ -157,17 +158,18 @@ def length_bucket(sample: Sample) -> str:
     return f"{low:03.0f} s or more"
 
 
-def _by(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, Any]:
+def _by(samples: Sequence[Sample], key: Callable[[Sample], str], order: Sequence[str] = ()) -> dict[str, Any]:
     return {name: {rule: statistics.rate([right(s) for s in some]).to_json() for rule, right in RULES.items()}
-            for name, some in _groups(samples, key).items()}  # fmt: skip
+            for name, some in _groups(samples, key, order).items()}  # fmt: skip
 
 
-def _groups(samples: Sequence[Sample], key: Callable[[Sample], str]) -> dict[str, list[Sample]]:
-    """The samples by group, sorted by its name."""
+def _groups(samples: Sequence[Sample], key: Callable[[Sample], str], order: Sequence[str] = ()) -> dict[str, list[Sample]]:
+    """The samples by group, in the order of the official table, then by name."""
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
-    return dict(sorted(groups.items()))
+    rank = {name: place for place, name in enumerate(order)}
+    return dict(sorted(groups.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
 def _macros(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, Any]:
