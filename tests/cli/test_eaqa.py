@@ -59,3 +59,15 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(run, tmp_path, monkeypatc
 def test_what_cannot_be_is_said_before_anything_is_asked(run, tmp_path, override):
     done = run("data", "eaqa", CONFIG, f"out={tmp_path / 'rows'}", override)
     assert done.code == 2 and done.err.count("\n") == 1
+
+
+def test_a_run_has_a_page_and_its_rows_can_be_exported(run, tmp_path):
+    assert run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path}").code == 0
+    done = run("data", "report", tmp_path, "--samples", "3", "--embed-mb", "0")
+    assert done.code == 0 and "5 rows" in done.out
+    assert "file://" in (tmp_path / "report.html").read_text()
+    assert run("data", "export", tmp_path / "stores" / "sft", "--to", "ms-swift", "--out", tmp_path / "rows.jsonl").code == 0
+    line = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+    assert "<seg>start, end</seg>" in line["messages"][0]["content"]
+    missing = run("data", "report", tmp_path / "stores")
+    assert missing.code == 2 and "no run of" in missing.err and not list((tmp_path / "stores").glob("*.jsonl.*"))

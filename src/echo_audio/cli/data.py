@@ -13,6 +13,7 @@ from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
 from echo_audio.errors import DataError
+from echo_audio.transcript import Mode, Question
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("store", type=Path)
     check.add_argument("--bank", type=Path, action="append", default=[], metavar="FILE", help="that its scenes were drawn with")
     check.set_defaults(run=_validate)
+    out = verbs.add_parser("export", help="the rows of a store for another trainer")
+    out.add_argument("store", type=Path, help="e.g. RUN/stores/sft")
+    out.add_argument("--to", choices=("ms-swift", "verl"), required=True, help="JSON lines for swift sft, parquet for verl")
+    out.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")
+    out.add_argument("--mode", choices=[str(mode) for mode in Mode], default="grounded", help="what prompts ask for")
+    audio = "paths, or samples inside the parquet, which verl 0.9's own dataset needs (its default)"
+    out.add_argument("--audio", choices=("paths", "samples"), help=audio)
+    out.set_defaults(run=_export)
     cues = verbs.add_parser("cues", help="how far guessing by the text or by one single cue gets, for each kind of question")
     cues.add_argument("--n", type=whole(1), default=2_000, help="rows of each kind (default 2000)")
     cues.add_argument("--seed", type=int, default=7, help="default 7")
@@ -100,6 +109,23 @@ def _validate(args: argparse.Namespace) -> int:
     verdict = "nothing is wrong" if report.ok else f"{len(report.problems)} kinds of problem"
     console().print(Text(f"{report.n_rows} rows checked: {verdict}."))
     return 0 if report.ok else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    from echo_audio.data.export import Audio, Format, export
+    from echo_audio.data.store import Store
+    from echo_audio.models.qwen2_5_omni import Qwen25Omni
+
+    store, mode = Store(args.store), Mode(args.mode)
+    audio = Audio(args.audio) if args.audio else None
+
+    def prompt(question: Question) -> str:
+        return Qwen25Omni.prompt_text(question, mode)
+
+    with progress("rows", len(store)) as (step, _):
+        n = export(store, args.out, Format(args.to), prompt, audio, lambda: step(1))
+    console().print(Text(f"{n} rows of {len(store)} in {args.out}"), soft_wrap=True)
+    return 0
 
 
 def _cues(args: argparse.Namespace) -> int:

@@ -7,19 +7,19 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from echo_audio.cli.arguments import Parser
+from echo_audio.cli.arguments import Parser, number, whole
 from echo_audio.cli.console import console
 from echo_audio.cli.progress import Step, progress
-from echo_audio.errors import ConfigError
+from echo_audio.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from echo_audio.cli.eaqa_engines import OwnEngine
@@ -54,6 +54,11 @@ def main(arguments: Sequence[str]) -> int:
 def add_verbs(verbs: argparse._SubParsersAction[Parser]) -> None:
     """`data eaqa`, which `main` reads, and `data test-endpoint`."""
     verbs.add_parser("eaqa", help="questions, answers and reasonings about labelled recordings, from an endpoint")
+    page = verbs.add_parser("report", help="a run of `data eaqa` as a page: mix, lengths, reasons, cost, samples that play")
+    page.add_argument("run_folder", type=Path, metavar="RUN")
+    page.add_argument("--samples", type=whole(0), default=200, metavar="N", help="rows shown (default 200)")
+    page.add_argument("--embed-mb", type=number(0), default=20.0, metavar="MB", help="audio put into the page (default 20)")
+    page.set_defaults(run=_report)
     serve = verbs.add_parser("test-endpoint", help="a chat endpoint with rules instead of a model, on this machine")
     serve.add_argument("--port", type=int, default=8377, help="default 8377")
     serve.add_argument(
@@ -299,19 +304,43 @@ def _show_lines(where: Console, title: str, lines: Sequence[Line]) -> None:
     where.print(table)
 
 
-def _show_end(where: Console, folder: Path, told: dict[str, object], done: Done) -> None:
-    routes = told["routes"]
-    assert isinstance(routes, dict)
-    counts = ", ".join(f"{n} {route}" for route, n in routes.items())
+def _show_end(where: Console, folder: Path, told: dict[str, Any], done: Done) -> None:
+    counts = ", ".join(f"{n} {route}" for route, n in told["routes"].items())
     where.print(Text(f"{counts}. Rows are in {folder}/stores; look at them: echo-audio data report {folder}"), soft_wrap=True)
-    for reason in list(told["reasons"])[:12]:  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues]
+    for reason in told["reasons"][:12]:
         where.print(Text(f"{reason['n']:8} {reason['route']}: {reason['reason']}"), soft_wrap=True)
+    for remark in told["remarks"]:
+        where.print(Text(f"Out of balance: {remark}", "yellow"), soft_wrap=True)
     if done.failed:
         where.print(Text(f"{len(done.failed)} recordings failed, the first: {done.failed[0]}", "yellow"), soft_wrap=True)
     if done.stopped:
         where.print(Text(f"Stopped early: {done.stopped}", "yellow"), soft_wrap=True)
     if done.failed or done.stopped:
         where.print(Text("Start the same command again: what is there is kept, the rest is tried."), soft_wrap=True)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from echo_audio.data.eaqa.bill import bill
+    from echo_audio.data.eaqa.calls import Calls
+    from echo_audio.data.eaqa.finish import settled
+    from echo_audio.data.eaqa.journal import Journal
+    from echo_audio.data.eaqa.prompts import load_prompts
+    from echo_audio.data.eaqa.report import report
+    from echo_audio.data.eaqa.settings import EaqaSettings
+    from echo_audio.data.store import write_atomically
+
+    folder: Path = args.run_folder
+    try:
+        settings = EaqaSettings.parse((folder / "config.toml").read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(f"{folder} is no run of `data eaqa`: it has no config.toml") from None
+    with closing(Calls(folder / "calls.jsonl")) as calls, closing(Journal(folder / "journal.jsonl")) as journal:
+        outcomes, lines = settled(journal.in_order(), settings.checks), bill(calls, settings)
+    kinds = load_prompts(settings.prompts).kinds
+    page = report(folder, settings, kinds, outcomes, lines, n_samples=args.samples, embed_mb=args.embed_mb).encode()
+    write_atomically(folder / "report.html", page)
+    console().print(Text(f"{folder / 'report.html'}: {len(outcomes)} rows, {len(page) / 1e6:.1f} MB"), soft_wrap=True)
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------- the test endpoint

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from echo_audio.data.eaqa.balance import balances
 from echo_audio.data.eaqa.finish import settled, write_stores
 from echo_audio.data.eaqa.journal import Journal, Outcome, Route
 from echo_audio.data.eaqa.make import Maker, Task
@@ -247,8 +248,10 @@ def finish(folder: Path, settings: EaqaSettings, journal: Journal, prompts: Mapp
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     """Rows by route and by reason."""
     routes = Counter(str(outcome.route) for outcome in outcomes)
+    kept = [o.row for o in outcomes if o.route in (Route.SFT, Route.RL) and o.row is not None]
     why = Counter((str(o.route), reason) for o in outcomes for reason in itertools.islice(o.reasons, 1))
     return {
         "routes": {str(route): routes[str(route)] for route in Route},
         "reasons": [{"route": route, "reason": reason, "n": n} for (route, reason), n in why.most_common()],
+        "remarks": [remark for balance in balances(kept) for remark in balance.remarks()],
     }
