@@ -111,11 +111,18 @@ def test_a_seed_that_the_start_does_not_have():
         jobs(plan)
 
 
-@pytest.mark.parametrize("name", ["ablation", "smoke-ablation"])
+@pytest.mark.parametrize("name", ["ablation", "smoke-ablation", "grpo-search"])
 def test_the_published_plans(name):
     plan = Plan.parse((CONFIGS / f"{name}.toml").read_text())
     assert all((CONFIGS.parent / job.command[1]).is_file() for job in jobs(plan) if job.kind in ("sft", "grpo"))
     assert Plan.parse(plan.to_toml()) == plan
+
+
+def test_the_search_uses_the_ablations_models():
+    plans = (Plan.parse((CONFIGS / f"{name}.toml").read_text()) for name in ("ablation", "grpo-search"))
+    one, other = ({job.name: job for job in jobs(plan)} for plan in plans)
+    shared = one.keys() & other.keys()
+    assert {"models/grounded-1", "models/conditioned-1"} <= shared and all(one[name] == other[name] for name in shared)
 
 
 # ------------------------------------------------------------------------------------------------ results

@@ -74,6 +74,21 @@ def test_eight_micro_batches_of_one_are_one_of_eight(eight):
     assert torch.allclose(apart, together, atol=1e-5)
 
 
+def test_what_teaches_nothing_is_not_forwarded_and_counts_all_the_same(folder, tmp_path, eight, monkeypatch):
+    _, items = eight
+    flat = [replace(item, advantage=0.0 if i < 5 else item.advantage) for i, item in enumerate(items)]
+    run = run_of(folder, tmp_path, "loss.kl_weight=0")
+    run.close()
+    few = gradients(run, flat)
+    _, seen = run.updater.accumulate(flat)
+    assert float(seen.tokens) == sum(len(item.engine) for item in flat[5:])
+    run.updater.optimiser.zero_grad()
+    monkeypatch.setattr(run.updater, "_teaching", lambda items: items)
+    assert few.norm() > 0 and torch.allclose(few, gradients(run, flat), atol=1e-7)
+    monkeypatch.undo()
+    assert gradients(run, [replace(item, advantage=0.0) for item in items]).norm() == 0, "nothing to learn, and no failure"
+
+
 def test_permuting_a_group_changes_nothing(eight):
     run, items = eight
     straight = gradients(run, items)

@@ -109,10 +109,20 @@ class Updater:
     def score(self, items: Sequence[Learned]) -> None:
         """Fill in `old`, where the step has several updates, and `reference`, where the KL has a weight."""
         if self.settings.n_updates > 1:
-            self._fill(self.policy, items, "old")
+            self._fill(self.policy, self._teaching(items), "old")
         if self.reference is not None:
             with self.reference.ready() as reference:
                 self._fill(reference, items, "reference")
+
+    def _teaching(self, items: Sequence[Learned]) -> Sequence[Learned]:
+        """Those that move the policy: without KL and entropy, the transcripts of a group without variance do not.
+
+        They count in every mean all the same, and need no forward. At least one, for each process must do some.
+        """
+        loss = self.settings.loss
+        if loss.kl_weight or loss.entropy_weight:
+            return items
+        return [item for item in items if item.advantage] or items[:1]
 
     def _fill(self, policy: Policy, items: Sequence[Learned], name: str) -> None:
         policy.eval()
@@ -190,7 +200,7 @@ class Updater:
         n_rows, n_tokens = self.crew.total([len(items), sum(len(item.engine) for item in items)])
         size = Step(int(n_rows), max(1, int(n_tokens)))
         loss_sum, seen = 0.0, None
-        for part, counts in self._parts(items):
+        for part, counts in self._parts(self._teaching(items)):
             loss, some = self._loss(part, size)
             (loss if counts else loss * 0.0).backward()
             if counts:
