@@ -28,6 +28,7 @@ _PANELS = (
     ("engine and trainer apart", ("gap", "gap_max")),
     ("gradient norm", ("grad_norm",)),
     ("tokens an answer", ("tokens",)),
+    ("tokens sampled a second", ("tokens_per_s",)),
     ("seconds a step", ("rollout_s", "reward_s", "logprobs_s", "update_s", "sync_s", "eval_s")),
 )
 
@@ -80,7 +81,6 @@ def curves(lines: Sequence[dict[str, Any]]) -> str:
         axes.grid(alpha=0.3)
         if axes.has_data() and len(shown) > 1:
             axes.legend(fontsize="small")
-    figure.axes[-1].set_axis_off()
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none"}):  # letters as letters: the page stays small
         figure.savefig(text, format="svg", metadata={"Date": None})
