@@ -53,7 +53,8 @@ class Model(Settings):
         name: of the model; rows and other models name it.
         verb: what trains it.
         config: its TOML file, from the working folder.
-        start: where it starts: another model of the plan (the same seed, or its only one), a folder, or "tiny".
+        start: where it starts: another model of the plan (the same seed, or its only one), a folder, "tiny" for the shipped
+            weights; empty for the plan's start.
         overrides: settings on top; `{seed}` stands for the seed.
         seeds: empty for those of the plan.
     """
@@ -61,7 +62,7 @@ class Model(Settings):
     name: Name
     verb: Literal["sft", "grpo"]
     config: str
-    start: str = "tiny"
+    start: str = ""
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
 
@@ -72,7 +73,7 @@ class Row(Settings):
     Attributes:
         name: of the row.
         about: what it is, in words.
-        model: a model of the plan, a folder, or "tiny".
+        model: a model of the plan, a folder, "tiny" for the shipped weights, or "start" for the plan's start.
         take: its last weights, or the best by the evaluation during training.
         mode: how it listens.
         played: what is played for the segments it asks for; more than the crop are counterfactuals.
@@ -112,6 +113,7 @@ class Plan(Settings):
     """An ablation.
 
     Attributes:
+        start: where the models start that name nothing.
         seeds: of every training that names none.
         pairs: rows that are tested against each other, first and second; `ROW:withheld` is a row under a counterfactual.
         gains: pairs that are looked at for each kind of question.
@@ -119,6 +121,7 @@ class Plan(Settings):
 
     name: str = "ablation"
     out: str = "runs/ablation"
+    start: str = "tiny"
     seeds: tuple[int, ...] = (1,)
     at_once: AtOnce = AtOnce()
     seconds: Seconds = Seconds()
@@ -215,14 +218,14 @@ def _training(plan: Plan, model: Model, seed: int) -> Job:
     given = (
         f"name={model.name}-{seed}",
         f"out={folder}",
-        f"model.source={_weights(plan, model.start, seed, 'model')}",
+        f"model.source={_weights(plan, model.start or plan.start, seed, 'model')}",
         f"train.seed={seed}",
         *((f"train.max_seconds={limit_s:g}",) if limit_s else ()),
         *model.overrides,
         *getattr(plan.overrides, model.verb),
     )
     command = (model.verb, model.config, *(text.replace("{seed}", str(seed)) for text in given))
-    return Job(f"models/{folder.name}", model.verb, command, folder, _needs(plan, model.start, seed))
+    return Job(f"models/{folder.name}", model.verb, command, folder, _needs(plan, model.start or plan.start, seed))
 
 
 def _scoring(plan: Plan, row: Row, seed: int) -> Job:
@@ -244,7 +247,9 @@ def _asking(
 def _weights(plan: Plan, name: str, seed: int, take: str) -> str | Path:
     """What `--model` and `model.source` are given."""
     model = plan.model(name)
-    return name if model is None else model_folder(plan, name, _seed_of(plan, model, seed)) / take
+    if model is None:
+        return plan.start if name == "start" else name
+    return model_folder(plan, name, _seed_of(plan, model, seed)) / take
 
 
 def _needs(plan: Plan, name: str, seed: int) -> tuple[str, ...]:
