@@ -87,7 +87,11 @@ class Context:
 async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) -> int:
     """Every transcript by its own clock; tokens sampled."""
     engine.seeded = seeded
-    contexts = [(Context(engine, recording), number) for recording in map(noise, seeds) for number in range(GROUP)]
+    return await write_all(engine, [Context(engine, recording) for recording in map(noise, seeds) for _ in range(GROUP)])
+
+
+async def write_all(engine: Any, contexts: list[Context]) -> int:
+    """The transcripts of these contexts on any engine, all at once; tokens sampled."""
 
     async def one(context: Context, number: int) -> int:
         tokens, session = 0, uuid.uuid4().hex
@@ -97,9 +101,10 @@ async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) ->
             written = await engine.generate(asked)
             tokens += len(written.ids)
             context.write(list(written.ids), more=turn < TURNS - 1)
+        engine.release(session)
         return tokens
 
-    return sum(await asyncio.gather(*(one(context, number) for context, number in contexts)))
+    return sum(await asyncio.gather(*(one(context, i % GROUP) for i, context in enumerate(contexts))))
 
 
 def exactly(engine: VllmEngine, n_tokens: int, **more: Any) -> Any:
