@@ -6,9 +6,10 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from echo_audio.errors import DataError
+from echo_audio.errors import DataError, TranscriptError
 from echo_audio.evaluation import statistics
 from echo_audio.evaluation.base import Sample, Status
 from echo_audio.evaluation.listening import listening
@@ -35,7 +36,8 @@ def scored_again(samples: Sequence[Sample], about: Mapping[str, Any], extractor:
     for sample in samples:
         if sample.transcript:
             transcript = transcript_of(sample)
-            sample = rejudged(sample, transcript.response, transcript.question.choices, extractor, rule)
+            checked = replace(sample, transcript=json.loads(transcript.to_json()))  # numbers written as texts are numbers now
+            sample = rejudged(checked, transcript.response, transcript.question.choices, extractor, rule)
         out.append(sample)
     return out
 
@@ -49,9 +51,13 @@ def transcript_of(sample: Sample) -> Transcript:
     """The transcript of a sample.
 
     Raises:
-        TranscriptError: the sample has none.
+        TranscriptError: the sample has none, or a damaged one.
     """
-    return Transcript.from_json(json.dumps(sample.transcript))
+    try:
+        return Transcript.from_json(json.dumps(sample.transcript))
+    except TranscriptError as error:
+        said = " ".join(str(error).split())[:200]
+        raise TranscriptError(f"the line of {sample.key!r} holds no transcript ({said} ...); delete that line") from None
 
 
 def summarise(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, Any]:
