@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from echo_audio.evaluation.statistics import difference, macro, mean, paired, rate
+from echo_audio.evaluation.statistics import difference, macro, mean, p_value, paired, rate, share
 
 
 def test_wilson_interval() -> None:
@@ -36,11 +36,27 @@ def test_mcnemar_by_hand() -> None:
     got = paired(first, second)
     assert (got.only_first, got.only_second, got.n) == (1, 8, 20)
     assert got.difference == pytest.approx(7 / 20) and got.p_value == pytest.approx(20 / 512)
-    assert got.low == pytest.approx(0.35 - 1.959964 * math.sqrt(9 - 49 / 20) / 20)
+    assert got.low == pytest.approx((8 - 1) / 22 - 1.959964 * math.sqrt(10 - 49 / 22) / 22)
+
+
+PAIRS = [(30, 0.05, 0.2), (200, 0.02, 0.02), (1000, 0.01, 0.03), (25, 0.3, 0.3)]
+
+
+@pytest.mark.parametrize(("n", "only_first", "only_second"), PAIRS)
+def test_intervals_of_differences_hold_the_truth_as_often_as_they_say(n, only_first, only_second) -> None:
+    both = 1 - only_first - only_second
+    draws = np.random.default_rng(0).multinomial(n, (only_first, only_second, both), 1000)
+    held = 0
+    for b, c, rest in draws:
+        got = paired([True] * b + [False] * c + [True] * rest, [False] * b + [True] * c + [True] * rest)
+        held += got.low <= only_second - only_first <= got.high
+    assert held / len(draws) > 0.925
 
 
 def test_equal_runs_do_not_differ() -> None:
-    assert paired([True, False], [True, False]).p_value == 1.0
+    got = paired([True, False], [True, False])
+    assert got.p_value == 1.0 and got.low == -got.high < -0.2, "two questions are no proof of that"
+    assert paired([True] * 2, [False] * 2).high > -0.5 and math.isnan(paired([], []).low)
     with pytest.raises(ValueError, match=r"zip"):
         paired([True], [True, False])
 
@@ -95,3 +111,28 @@ def test_a_difference_takes_each_question_once() -> None:
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 2, 400).astype(bool), rng.integers(0, 2, 400).astype(bool)
     assert difference(first, second).p_value == pytest.approx(paired(first, second).p_value, abs=0.03), "as McNemar's"
+
+
+def test_the_interval_of_shares():
+    """All right in every repeat is no more certain than all right once; shares that vary less than right and wrong are surer."""
+    assert share([1.0] * 10).low == pytest.approx(rate([True] * 10).low) and share([1.0] * 10).high == pytest.approx(1.0)
+    assert share([1.0, 0.0] * 50).low == pytest.approx(rate([True, False] * 50).low, abs=0.002)
+    sure, unsure = share([0.6, 0.4] * 50), share([1.0, 0.0] * 50)
+    assert sure.value == unsure.value == 0.5 and sure.high - sure.low < 0.4 * (unsure.high - unsure.low)
+    assert share([0.5] * 4).low < 0.4 and math.isnan(share([]).value)
+
+
+@pytest.mark.parametrize("rates", [(0.9,) * 12, (0.99,) * 30, (0.2, 0.9) * 20, (0.0, 1.0) * 20, (0.5,) * 100])
+def test_intervals_of_shares_hold_the_truth_as_often_as_they_say(rates):
+    """Three repeats of questions that are drawn anew each time."""
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        drawn = rng.choice(rates, len(rates))
+        got = share([float(x) for x in rng.binomial(3, drawn) / 3])
+        held += got.low <= float(np.mean(rates)) <= got.high
+    assert held / 1000 > 0.925
+
+
+def test_a_p_value_is_never_nought():
+    assert (p_value(0.0), p_value(0.00009), p_value(0.03)) == ("< 0.0001", "< 0.0001", "0.0300")

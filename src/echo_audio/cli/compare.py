@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _pair_row(table: Table, name: str, pair: dict[str, float]) -> None:
+    from echo_audio.evaluation.statistics import p_value
+
     interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
     shares = (f"{100 * pair['first']:.2f}", f"{100 * pair['second']:.2f}", f"{100 * pair['difference']:+.2f}")
-    table.add_row(name, *shares, interval, f"{pair['p_value']:.4f}", f"{pair['n']:.0f}")
+    table.add_row(name, *shares, interval, p_value(pair["p_value"]), f"{pair['n']:.0f}")

@@ -89,7 +89,9 @@ def show_scores(scores: dict[str, Any]) -> None:
         where.print(Text(f"without listening: guessing {guess:.1f} %, always the first {first:.1f} %"))
     for part in ("repeats", "rotations"):
         for name, value in scores.get(part, {}).items():
-            where.print(Text(f"{part}, {name.replace('_', ' ')}: {_percent(value) if isinstance(value, dict) else value}"))
+            if isinstance(value, dict):
+                at = f"@{scores[part]['k']}" if part == "repeats" else ""
+                where.print(Text(f"{part}, {name.replace('_', ' ')}{at}: {_percent(value)}"))
     _show_listening(where, scores["listening"])
 
 

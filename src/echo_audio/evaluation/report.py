@@ -16,6 +16,7 @@ from echo_audio.evaluation import plots
 from echo_audio.evaluation.base import Sample
 from echo_audio.evaluation.report_samples import Audio, Sounds, shown
 from echo_audio.evaluation.scores import RULES, compare, scored_again, summarise
+from echo_audio.evaluation.statistics import p_value
 
 MOST_ROWS = 60
 """Groups shown of one grouping."""
@@ -242,4 +243,4 @@ def _comparison(one: Mapping[str, Any], two: Mapping[str, Any], result: Mapping[
 def _pair(name: str, pair: Mapping[str, float]) -> list[str]:
     interval = f"{100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}"
     shares = [f"{100 * pair['first']:.2f}", f"{100 * pair['second']:.2f}", f"{100 * pair['difference']:+.2f}"]
-    return [name, *shares, interval, f"{pair['p_value']:.4f}", f"{pair['n']:.0f}"]
+    return [name, *shares, interval, _text(p_value(pair["p_value"])), f"{pair['n']:.0f}"]

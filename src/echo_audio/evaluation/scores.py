@@ -216,7 +216,7 @@ def repeats(samples: Sequence[Sample]) -> dict[str, Any]:
     voted = [_majority(some) for some in groups]
     return {
         "k": max(len(some) for some in groups),
-        "avg": statistics.mean([sum(map(right, some)) / len(some) for some in groups]).to_json(),
+        "avg": statistics.share([sum(map(right, some)) / len(some) for some in groups]).to_json(),
         "majority": statistics.rate([vote is not None and right(vote) for vote in voted]).to_json(),
         "pass": statistics.rate([any(map(right, some)) for some in groups]).to_json(),
     }
@@ -239,7 +239,7 @@ def rotations(samples: Sequence[Sample]) -> dict[str, Any]:
     right = RULES["official"]
     shares = [sum(map(right, some)) / len(some) for some in by_key.values()]
     return {
-        "average_accuracy": statistics.mean(shares).to_json(),
+        "average_accuracy": statistics.share(shares).to_json(),
         "all_rotations_correct": statistics.rate([math.isclose(share, 1.0) for share in shares]).to_json(),
     }
 

@@ -60,7 +60,7 @@ class Paired:
     Args:
         only_first, only_second: items that only one of them got right.
         difference: accuracy of the second minus the first.
-        low, high: its 95 % interval (Wald, paired).
+        low, high: its 95 % interval (Wald's for pairs, as adjusted by Agresti and Min, 2005).
         p_value: exact two-sided McNemar test.
         n: items.
     """
@@ -80,9 +80,11 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
     b = sum(x and not y for x, y in pairs)
     c = sum(y and not x for x, y in pairs)
     n = len(pairs)
-    difference = (c - b) / n if n else math.nan
-    spread = math.sqrt(max(0.0, b + c - (c - b) ** 2 / n)) / n if n else math.nan
-    return Paired(b, c, difference, difference - Z95 * spread, difference + Z95 * spread, _mcnemar(b, c), n)
+    if not n:
+        return Paired(b, c, math.nan, math.nan, math.nan, 1.0, n)
+    middle = (c - b) / (n + 2)  # half an item more in each of the four cells: small groups do not pass for certain
+    reach = Z95 * math.sqrt(b + c + 1 - (c - b) ** 2 / (n + 2)) / (n + 2)
+    return Paired(b, c, (c - b) / n, max(-1.0, middle - reach), min(1.0, middle + reach), _mcnemar(b, c), n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,11 @@ def _mcnemar(b: int, c: int) -> float:
     return min(1.0, 2 * sum(math.exp(x) for x in logs))
 
 
+def p_value(p: float) -> str:
+    """A p value for people: never nought."""
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
 def macro(groups: Sequence[Sequence[bool]]) -> Estimate:
     """Unweighted mean of the groups' rates, with Wilson's interval at the effective number of items.
 
@@ -149,6 +156,23 @@ def macro(groups: Sequence[Sequence[bool]]) -> Estimate:
     where_equal = len(counts) ** 2 / sum(1 / n for _, n in counts)  # effective items where all groups have one rate
     low, high = _wilson(value, value * (1 - value) / variance if 0 < value < 1 else where_equal)
     return Estimate(value, low, high, sum(n for _, n in counts))
+
+
+def share(values: Sequence[float]) -> Estimate:
+    """Mean of values from 0 to 1, each a question's share of right answers, with Wilson's interval at the effective number.
+
+    That is the number of questions, were each right or wrong, whose rate would vary as much as this mean does; its variance is
+    taken with half a question right and half a one wrong added, so that equal values do not pass for certain, as they would in
+    a bootstrap.
+    """
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    value = math.fsum(values) / n
+    middle = (math.fsum(values) + 0.5) / (n + 1)
+    variance = (math.fsum((v - middle) ** 2 for v in values) + 0.5 * (1 - middle) ** 2 + 0.5 * middle**2) / (n + 1)
+    low, high = _wilson(value, n * value * (1 - value) / variance if 0 < value < 1 else n)
+    return Estimate(value, low, high, n)
 
 
 def _wilson(p: float, n: float) -> tuple[float, float]:
