@@ -87,6 +87,24 @@ def test_parts_make_the_same_run_as_one(evaluate, tmp_path):
     assert len({(tmp_path / n / "submission.json").read_bytes() for n in ("whole", "parts")}) == 1
 
 
+def test_a_run_that_was_begun_whole_goes_on_in_parts(evaluate, engine, tmp_path):
+    assert evaluate().code == 0
+    path = tmp_path / "run" / "samples.jsonl"
+    whole, scores = path.read_text().splitlines(), (tmp_path / "run" / "scores.json").read_text()
+    path.write_text("".join(line + "\n" for line in whole if json.loads(line)["index"] in (0, 3)))
+    asked = len(engine.requests)
+    assert evaluate("--shard", "1/2").code == 1 and evaluate("--shard", "2/2").code == 0
+    assert len(engine.requests) == asked + 3 * 2, "two turns for each of the three that were not there"
+    assert (tmp_path / "run" / "scores.json").read_text() == scores
+
+
+def test_what_the_model_cannot_hear_is_not_decoded(evaluate, data, tmp_path):
+    save_wav(Recording(np.full(301 * SAMPLE_RATE, 0.1, np.float32)), data / "test-mini-audios" / "0.wav")
+    assert evaluate().code == 1
+    first = next(s for s in lines(tmp_path / "run") if s["key"] == "q0")
+    assert first["status"] == "bad_audio" and "301.0 s, over the limit of 300 s" in first["detail"]
+
+
 def test_another_setting_does_not_mix_into_a_run(evaluate):
     assert evaluate("--n", 2).code == 0
     said = evaluate("--n", 2, "--hear", "silence")

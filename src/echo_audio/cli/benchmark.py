@@ -147,6 +147,7 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
         "n": len(items),
         "model": str(args.model),
         "weights": folders.fingerprint(folder),
+        "engine": str(args.engine),
         "how": json.loads(json.dumps(asdict(how))),
         "echo": __version__,
     }
@@ -168,13 +169,16 @@ def _about(args: argparse.Namespace, loaded: Loaded, items: BenchmarkItems, how:
 
 
 def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener, how: How, config: str) -> None:
-    from echo_audio.evaluation.files import newest, read_lines, samples_file
+    from echo_audio.audio import SAMPLE_RATE
+    from echo_audio.evaluation.files import read_run, samples_file
     from echo_audio.evaluation.run import Work, evaluate
     from echo_audio.evaluation.speed import Slots
 
     out = samples_file(args.out, args.shard)
-    before = sum(not sample.failed for sample in newest(read_lines(out)).values())
+    items.max_duration_s = listener.family.longest_clip_samples() / SAMPLE_RATE  # longer ones are not even decoded
     mine = range(args.shard[0] - 1, len(items), args.shard[1])
+    elsewhere = read_run(args.out)[1]  # of all shards, however many there were
+    before = sum(not sample.failed and sample.index in mine for sample in elsewhere)
     total = sum(len(items.records[i].choices) if args.rotate else 1 for i in mine) * args.repeats
     slots, new = Slots(args.in_flight), list["Sample"]()
     work = Work(args.shard, args.in_flight, n_decoders=2, max_errors=args.max_errors, retries=args.retries, config=config)
@@ -185,7 +189,10 @@ def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener
                 new.append(sample)
                 step(1)
 
-            run = evaluate(items, listener.engine, listener.family, how, out=out, on_sample=told, work=work, slots=slots)
+            run = evaluate(
+                items, listener.engine, listener.family, how,
+                out=out, on_sample=told, work=work, slots=slots, elsewhere=elsewhere,
+            )  # fmt: skip
             asyncio.run(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Start the same command again and it goes on.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,12 +104,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
         part.replace(path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror}; check the folder and its permissions") from None
 
 

@@ -106,6 +106,7 @@ async def evaluate(
     on_sample: Callable[[Sample], None] | None = None,
     work: Work | None = None,
     slots: Slots | None = None,
+    elsewhere: Sequence[Sample] = (),
 ) -> list[Sample]:
     """Ask every question that is not answered yet.
 
@@ -117,6 +118,7 @@ async def evaluate(
         on_sample: told of each new sample.
         work: shard, retries and threads; overrides the two before it.
         slots: told how many transcripts are in flight.
+        elsewhere: samples that other processes left in other files: those questions are not asked again either.
 
     Returns:
         All samples, in the order of the items, repeats and turns of the choices.
@@ -128,7 +130,8 @@ async def evaluate(
     work = work or Work(in_flight=in_flight, max_errors=max_errors)
     asks = [(index, repeat) for index in range(work.shard[0] - 1, len(items), work.shard[1]) for repeat in range(how.repeats)]
     with appending(out) as keep, ThreadPoolExecutor(work.n_decoders, "echo-decode") as pool:
-        known = {ask: s for ask, s in newest(read_lines(out)).items() if not s.failed} if out is not None else {}
+        there = [*elsewhere, *(read_lines(out) if out is not None else ())]
+        known = {ask: s for ask, s in newest(there).items() if not s.failed}
         run = _Run(items, engine, family, how, work, known, keep, on_sample, slots or Slots(work.in_flight), pool)
         try:
             async with asyncio.TaskGroup() as group:
