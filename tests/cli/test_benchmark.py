@@ -140,7 +140,12 @@ def test_too_much_that_is_missing_ends_it_before_anything_is_asked(evaluate, dat
     for path in (data / "test-mini-audios").iterdir():
         path.unlink()
     said = evaluate("--max-errors", 4)
-    assert said.code == 2 and "5 of 5 recordings are not in" in said.err and not engine.requests
+    assert said.code == 2 and "5 of 5 recordings are missing (./test-mini-audios/0.wav is not in" in said.err
+    assert not engine.requests
+    (data / "test-mini-audios").rmdir()
+    (data / "test-mini-audios").symlink_to(data.parent)
+    said = evaluate("--max-errors", 4)
+    assert said.code == 2 and "a link out of the data folder" in said.err and "--questions" in said.err
 
 
 def test_a_path_out_of_the_folder_is_never_opened(evaluate, data, tmp_path):

@@ -119,7 +119,7 @@ def _check(args: argparse.Namespace, items: BenchmarkItems) -> None:
     n = len(missing) + len(broken)
     if n <= args.max_errors:
         return
-    told = f"{len(missing)} of {len(items)} recordings are not in {args.data} ({shown(missing[0])}, ...)" if missing else ""
+    told = f"{len(missing)} of {len(items)} recordings are missing ({shown(items.why_missing())})" if missing else ""
     told += " and " * bool(missing and broken) + (f"{len(broken)} records are no question ({shown(broken[0])})" if broken else "")
     raise DataError(f"{told}; mend that, or count them as wrong with --max-errors {n}")
 

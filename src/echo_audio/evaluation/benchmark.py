@@ -312,5 +312,8 @@ def find_audio(folder: Path, path: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # a name no file can have; links in a circle
         raise DataError(f"the audio path {path[:200]!r} is none that a file can have; check the question file") from None
     if not found.is_relative_to(root):
-        raise DataError(f"the audio path {path!r} is a link out of the data folder; put the file itself there")
+        raise DataError(
+            f"the audio path {path!r} is a link out of the data folder; put the file itself there, or give "
+            "the folder that it leads to with --data, and the question file with --questions"
+        )
     return found

@@ -88,6 +88,15 @@ class BenchmarkItems:
         """Paths of the recordings that are not there, or may not be read."""
         return [record.audio for record in self.records if not record.trouble and not self._has(record)]
 
+    def why_missing(self) -> str:
+        """Of the first that is missing: that it is not there, or why it may not be read."""
+        path = self.missing()[0]
+        try:
+            find_audio(self.loaded.folder, path)
+        except DataError as error:
+            return str(error)
+        return f"{path} is not in {self.loaded.folder}"
+
     def _has(self, record: Record) -> bool:
         try:
             return _is_there(find_audio(self.loaded.folder, record.audio))
