@@ -149,3 +149,12 @@ def test_the_page_has_the_segments_where_they_were_written():
     one = sample("q0", RIGHT, heard=(Segment(1.0, 2.0),))
     data = json.loads(re.search(r'id="data">(.*?)</script>', report(ABOUT, [one]), re.DOTALL)[1])
     assert data["samples"][0]["parts"] == ["", [1.0, 2.0, True], RIGHT] and data["samples"][0]["audio"] == ""
+
+
+def test_a_page_shows_the_beginning_of_a_text_without_end():
+    long = "word " * 1_000_000
+    one = sample("q0", RIGHT, choices=("Man", long), answer=long)
+    page = report(ABOUT, [one])
+    assert len(page) < 500_000 and "4996000 characters more" in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["samples"][0]
+    assert data["answer"] == data["choices"][1] and len(data["answer"]) < 4100

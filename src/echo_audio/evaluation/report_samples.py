@@ -80,13 +80,13 @@ def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_tr
     response = transcript_of(sample).response if sample.transcript else ""
     out = {
         "place": sample.index if sample.index >= 0 else place,
-        "key": sample.key,
+        "key": cut(sample.key),
         "status": str(sample.status),
-        "detail": sample.detail,
-        "question": question.get("text", ""),
-        "choices": question.get("choices", []),
-        "answer": sample.answer,
-        "choice": sample.choice,
+        "detail": cut(sample.detail),
+        "question": cut(question.get("text", "")),
+        "choices": [cut(choice) for choice in question.get("choices", [])],
+        "answer": sample.answer and cut(sample.answer),
+        "choice": sample.choice and cut(sample.choice),
         "official": sample.official if has_truth else None,
         "strict": sample.correct,
         "step": sample.step,
@@ -104,8 +104,19 @@ def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_tr
         said = transcript_of(other).response if other.transcript else ""
         heard = [[s.start_s, s.end_s] for s in heard_segments(other)]
         verdict = other.official if has_truth else None
-        out["other"] = {"choice": other.choice, "official": verdict, "segments": heard, "parts": parts(said, other)}
+        choice = other.choice and cut(other.choice)
+        out["other"] = {"choice": choice, "official": verdict, "segments": heard, "parts": parts(said, other)}
     return out
+
+
+MOST_CHARACTERS = 4000
+"""Of a question or a choice on the page: no browser lays out a line of millions."""
+
+
+def cut(text: str) -> str:
+    """A text that a page can show, and how much is left away."""
+    left = len(text) - MOST_CHARACTERS
+    return text if left <= 0 else f"{text[:MOST_CHARACTERS]} … ({left} characters more)"
 
 
 def parts(response: str, sample: Sample) -> list[str | list[float | bool]]:
