@@ -109,10 +109,16 @@ class Served:
 
 @contextlib.contextmanager
 def serving(engine: Any, family: Any = None, model: str = "scripted", house: House | None = None) -> Iterator[Served]:
-    """Serve on a free port of loopback until the context is left."""
+    """Serve an engine on a free port of loopback until the context is left."""
+    with serving_app(make_app(engine, family or Family(), model, house)) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving_app(app: Any) -> Iterator[Served]:
+    """Serve an application likewise."""
     import uvicorn
 
-    app = make_app(engine, family or Family(), model, house)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
@@ -130,6 +136,6 @@ def serving(engine: Any, family: Any = None, model: str = "scripted", house: Hou
         sock.close()
 
     try:
-        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", stop, app.state.studio)
+        yield Served(f"http://127.0.0.1:{sock.getsockname()[1]}", stop, getattr(app.state, "studio", None))
     finally:
         stop()

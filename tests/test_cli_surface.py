@@ -10,7 +10,7 @@ import time
 import pytest
 
 VERBS = (
-    "ask", "demo", "serve", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare", "ablation",
+    "ask", "demo", "serve", "view", "doctor", "sft", "grpo", "export", "eval", "data", "score", "report", "compare", "ablation",
 )  # fmt: skip
 
 

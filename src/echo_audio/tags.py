@@ -226,6 +226,11 @@ class Cutter:
     def __init__(self) -> None:
         self._held = ""
 
+    @property
+    def holds(self) -> bool:
+        """Whether a part has begun that is not complete."""
+        return bool(self._held)
+
     def feed(self, piece: str) -> list[Part]:
         """The parts that a piece completes."""
         self._held += piece

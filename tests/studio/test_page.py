@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import play
 from studio_browser import Page, launched
-from studio_helpers import FLAC, OTHER, Engine, serving
+from studio_helpers import FLAC, OTHER, Engine, serving, serving_app
 
 import echo_audio
 from echo_audio.studio.house import House
+from echo_audio.studio.saved import Saved
+from echo_audio.studio.sources import Sources
+from echo_audio.studio.viewing import view_app
+from echo_audio.transcript import Mode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -286,3 +293,37 @@ def test_it_is_readable_on_every_screen_and_for_everybody(tiny: Any, at: Any, wi
     page.page.click("#modes")
     page.answered(4)
     check("compared")
+
+
+def save_two(folder: Path) -> Path:
+    """A file with a wrong and a right transcript, and the recording of both beside it."""
+    (folder / "door.flac").write_bytes(FLAC)
+    sound = echo_audio.load(FLAC)
+    lines = []
+    for mode in (Mode.INTERLEAVED, Mode.GROUNDED):
+        turns = ("<think>I look for the bell <seg>1.2, 1.9</seg>", " it is.</think><answer>a bell</answer>")
+        line = json.loads(play(turns if mode is Mode.INTERLEAVED else ("".join(turns),), mode=mode, recording=sound).to_json())
+        line["question"] |= {"answer": "a bell" if mode is Mode.GROUNDED else "a dog", "meta": {"audio": "door.flac"}}
+        lines.append(json.dumps(line) + "\n")
+    path = folder / "all.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def test_saved_transcripts_are_looked_at_filtered_and_heard(browser: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as thread:  # Playwright has this thread's event loop
+        path = thread.submit(save_two, tmp_path).result()
+    app = view_app(Saved([path]), Sources([]), "all", House())
+    with serving_app(app) as served:
+        page = Page(browser, served.url)
+        page.answered()
+        assert page.text(".answer b") == "a bell" and "the truth is: a dog" in page.text(".answer")
+        page.page.locator(".seg").click()
+        wait_for(lambda: page.sound()[1] and 1.1 < page.sound()[0] < 2.1)
+        page.page.select_option("#filters [name=mode]", "grounded")
+        page.page.get_by_text("1 of 1 shown").wait_for()
+        page.page.locator("#history button").click()
+        page.page.locator(".answer .right").wait_for()
+        page.page.fill("[name=text]", "no such words")
+        page.page.get_by_text("0 of 0 shown").wait_for()
+        page.close()

@@ -24,6 +24,7 @@ VERBS = {
     "ask": ("echo_audio.cli.ask", "ask a question about recordings, and watch the answer come about"),
     "demo": ("echo_audio.cli.demo", "ask the shipped model about the recordings that ship with it"),
     "serve": ("echo_audio.cli.serve", "the studio: a page to ask and listen, and a server for OpenAI's clients"),
+    "view": ("echo_audio.cli.view", "saved transcripts in the studio's page: runs, samples of training"),
     "doctor": ("echo_audio.cli.doctor", "what this machine has, what is missing, and the command that cures it"),
     "data": ("echo_audio.cli.data", "make and check data: scenes with exactly known times"),
     "eval": ("echo_audio.cli.evaluate", "score a model on a published test"),

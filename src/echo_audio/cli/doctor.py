@@ -42,6 +42,7 @@ _NEEDS = {
     "ask": _MODEL,
     "demo": _MODEL,
     "serve": _MODEL,
+    "view": (*_HEARING, "pyarrow"),
     "data": (*_HEARING, "pyarrow"),
     "eval": (*_MODEL, "pyarrow"),
     "score": _HEARING,
@@ -49,6 +50,7 @@ _NEEDS = {
     "compare": _HEARING,
     "sft": (*_MODEL, "pyarrow", "accelerate", "peft"),
     "grpo": (*_MODEL, "pyarrow", "accelerate", "peft", "matplotlib"),
+    "ablation": (*_MODEL, "pyarrow", "accelerate", "peft"),
     "export": (*_MODEL, "pyarrow", "accelerate", "peft"),
 }
 
@@ -220,7 +222,7 @@ def _hints(verb: str, machine: dict[str, Any]) -> tuple[Lack, ...]:
         hints.append(Lack(f"for {_EXTRAS['m4a'][1]}", _pip("av>=14")))
     if verb == "ask" and not machine["shipped_model"]:
         hints.append(Lack("the shipped model is not here", "echo-audio ask ... --model FOLDER"))
-    if verb == "serve" and not have["serve"]:
+    if verb in ("serve", "view") and not have["serve"]:
         hints.append(Lack(f"for {_EXTRAS['serve'][1]}", _pip("fastapi", "uvicorn", "python-multipart", "prometheus-client")))
     if verb == "sft" and not have["track"]:
         hints.append(Lack(f"for {_EXTRAS['track'][1]}", _pip("trackio>=0.20")))

@@ -29,7 +29,7 @@ OpenAI's clients: base_url http://127.0.0.1:8000/v1. docs/studio.md tells the re
 def main(arguments: Sequence[str]) -> int:
     """Run the verb."""
     args = _parser().parse_args(arguments)
-    key = _key(args.host, without=args.without_key)
+    key = key_of(args.host, without=args.without_key)
     try:
         from echo_audio.studio import serving
         from echo_audio.studio.api import make_app
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str]) -> int:
         max_new_tokens=args.max_new_tokens,
     )
     sock = serving.bound(args.host, args.port)
-    _log(quiet=args.quiet)
+    quiet_log(quiet=args.quiet)
     where = console()
     with sock, loading(Manner(model=args.model, device=args.device, at_once=args.at_once)) as model:
         app = make_app(model.engine, model.family, shown(args.name or args.model), house)
-        address = f"http://{_host(args.host)}:{sock.getsockname()[1]}"
+        address = where_it_is(args.host, sock.getsockname()[1])
         serving.serve(app, sock, house, lambda: where.print(_hello(address, args.host, key), soft_wrap=True))
     return 0
 
@@ -69,9 +69,7 @@ def _parser() -> Parser:
     add("--model", default=TINY, metavar="M", help="a folder, a hub id, or 'tiny': the one that ships (default)")
     add("--name", metavar="NAME", help="what clients call it (default: the same)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
-    add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default 127.0.0.1: this machine only)")
-    add("--port", type=whole(0), default=8000, metavar="P", help="default 8000; 0 takes any free one")
-    add("--without-key", action="store_true", help="let everybody in who reaches --host; else the API key is taken from " + KEY)
+    add_address(parser, port=8000)
     add("--at-once", type=whole(1), default=MAX_AT_ONCE, metavar="N", help=f"reasonings in the batch (default {MAX_AT_ONCE})")
     add("--waiting", type=whole(0), default=256, metavar="N", help="more that may wait; others get 429 (default 256)")
     add("--max-upload-mb", type=number(0.01, 1000), default=64.0, metavar="MB", help="of a recording (default 64)")
@@ -81,7 +79,15 @@ def _parser() -> Parser:
     return parser
 
 
-def _key(host: str, *, without: bool) -> str | None:
+def add_address(parser: Parser, port: int) -> None:
+    """The arguments that say where to listen, and to whom."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", metavar="H", help="address to listen on (default 127.0.0.1: this machine only)")
+    add("--port", type=whole(0), default=port, metavar="P", help=f"default {port}; 0 takes any free one")
+    add("--without-key", action="store_true", help="let everybody in who reaches --host; else the API key is taken from " + KEY)
+
+
+def key_of(host: str, *, without: bool) -> str | None:
     """The API key that clients must show.
 
     Raises:
@@ -102,11 +108,10 @@ def _key(host: str, *, without: bool) -> str | None:
     return key or None
 
 
-def _host(host: str) -> str:
-    """As it stands in an address that can be opened."""
-    if host in ("0.0.0.0", "::"):
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
+def where_it_is(host: str, port: int) -> str:
+    """The address to open in a browser on this machine."""
+    name = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"
 
 
 def _hello(address: str, host: str, key: str | None) -> Text:
@@ -116,7 +121,7 @@ def _hello(address: str, host: str, key: str | None) -> Text:
     return Text.assemble("Echo's studio: ", (address, "bold"), (more, "dim"))
 
 
-def _log(*, quiet: bool) -> None:
+def quiet_log(*, quiet: bool) -> None:
     """Log lines to stderr: the studio's own, and what uvicorn warns of."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))

@@ -65,8 +65,9 @@ class Story:
     def tell(self, event: Event) -> Iterator[Told]:
         """What the wire says about an event."""
         if isinstance(event, Wrote):
+            begun_by = self._author if self._cutter.holds else event.author
             self._author = event.author
-            yield from self._parts(self._cutter.feed(event.text))
+            yield from self._parts(self._cutter.feed(event.text), begun_by)
         elif isinstance(event, Heard):
             if event.why is Why.ASKED:
                 yield Told("heard", {"index": self._n_segments - 1, **_span(event), "played": event.played.value})
@@ -77,10 +78,11 @@ class Story:
 
     def end(self, finished: Finished) -> Iterator[Told]:
         """The rest of the text, and the last event."""
-        yield from self._parts(self._cutter.finish())
+        yield from self._parts(self._cutter.finish(), self._author)
         yield Told("finished", summary(finished.transcript))
 
-    def _parts(self, parts: Iterable[tags.Part]) -> Iterator[Told]:
+    def _parts(self, parts: Iterable[tags.Part], author: Author) -> Iterator[Told]:
+        """The parts of a piece; the first one is of who began it: a tag whose end was repaired is the model's."""
         for part in parts:
             values: dict[str, Any] = {"text": part.text}
             if part.kind is tags.Kind.MARK:
@@ -91,7 +93,8 @@ class Story:
                 self._n_segments += 1
             else:
                 values["part"] = self._inside
-            yield Told(part.kind.value, values if self._author is Author.MODEL else values | {"author": self._author.value})
+            yield Told(part.kind.value, values if author is Author.MODEL else values | {"author": author.value})
+            author = self._author
 
     def _note(self, note: Note) -> Iterator[Told]:
         if note.what in UNHEARD:
