@@ -11,6 +11,7 @@ import pytest
 from data_engine import make, settings_of
 
 from echo_audio.audio import Recording
+from echo_audio.cli.session import read_items
 from echo_audio.data.eaqa.balance import balances
 from echo_audio.data.eaqa.bill import Line, estimate, total
 from echo_audio.data.eaqa.facts import Facts, text_problem
@@ -136,11 +137,19 @@ def test_verl_rows_hold_the_truth_and_the_recording(made, tmp_path, audio):
     assert held.endswith(f"{row.audio_id}.flac") if audio is Audio.PATHS else np.allclose(held, store.recording(row).samples)
 
 
+def test_questions_are_those_that_ask_reads(made, tmp_path):
+    store = Store(made.folder / "stores" / "rl")
+    assert export(store, tmp_path / "q.jsonl", Format.QUESTIONS, prompt) == len(store)
+    items = read_items(tmp_path / "q.jsonl")
+    assert [(i.text, i.choices, i.answer) for i in items] == [(r.question, r.choices, r.answer) for r in store.rows()]
+    assert all(item.audio.is_file() for item in items)
+
+
 def test_what_cannot_be_exported_is_said_and_leaves_no_file(made, tmp_path):
     store, rl = (Store(made.folder / "stores" / route) for route in ("sft", "rl"))
     with pytest.raises(DataError, match=r"end in \.jsonl"):
         export(store, tmp_path / "a.json", Format.MS_SWIFT, prompt)
-    with pytest.raises(ConfigError, match="from files"):
+    with pytest.raises(ConfigError, match="by their files"):
         export(store, tmp_path / "a.jsonl", Format.MS_SWIFT, prompt, Audio.SAMPLES)
     with pytest.raises(DataError, match="nothing to imitate"):
         export(rl, tmp_path / "a.jsonl", Format.MS_SWIFT, prompt)

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_validate)
     out = verbs.add_parser("export", help="the rows of a store for another trainer")
     out.add_argument("store", type=Path, help="e.g. RUN/stores/sft")
-    out.add_argument("--to", choices=("ms-swift", "verl"), required=True, help="JSON lines for swift sft, parquet for verl")
+    out.add_argument("--to", choices=("ms-swift", "verl", "questions"), required=True, help="questions: for ask --questions")
     out.add_argument("--out", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet")
     out.add_argument("--mode", choices=[str(mode) for mode in Mode], default="grounded", help="what prompts ask for")
     audio = "paths, or samples inside the parquet, which verl 0.9's own dataset needs (its default)"

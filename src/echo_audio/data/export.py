@@ -35,6 +35,8 @@ class Format(StrEnum):
     """JSON lines with `messages` and `audios`; rows with a reasoning end in it, for `swift sft`."""
     VERL = "verl"
     """Parquet with `prompt`, `audios`, `reward_model`; for verl's RLHFDataset."""
+    QUESTIONS = "questions"
+    """JSON lines that `echo-audio ask --questions` asks."""
 
 
 class Audio(StrEnum):
@@ -55,23 +57,23 @@ def export(
         store: a store; ms-swift takes only rows with a reasoning.
         out: `.jsonl` or `.parquet`.
         prompt: what is asked for in a question.
-        audio: paths for ms-swift, samples for verl, unless said otherwise.
+        audio: samples for verl, else paths, unless said otherwise.
 
     Raises:
-        ConfigError: ms-swift cannot take samples.
+        ConfigError: only verl takes samples.
         DataError: the file's name ends otherwise, a recording is missing, or no row can be used.
     """
-    suffix = ".jsonl" if to is Format.MS_SWIFT else ".parquet"
-    audio = audio or (Audio.PATHS if to is Format.MS_SWIFT else Audio.SAMPLES)
+    suffix = ".parquet" if to is Format.VERL else ".jsonl"
+    audio = audio or (Audio.SAMPLES if to is Format.VERL else Audio.PATHS)
     if out.suffix != suffix:
         raise DataError(f"{out} should end in {suffix}: that is how {to} reads it")
-    if to is Format.MS_SWIFT and audio is Audio.SAMPLES:
-        raise ConfigError("ms-swift reads recordings from files; leave --audio samples out")
+    if to is not Format.VERL and audio is Audio.SAMPLES:
+        raise ConfigError(f"{to} names recordings by their files; leave --audio samples out")
     values = _values(store, to, prompt, audio, on_row)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        n = _write_lines(part, values) if to is Format.MS_SWIFT else _write_parquet(part, values, audio)
+        n = _write_parquet(part, values, audio) if to is Format.VERL else _write_lines(part, values)
         if not n:
             raise DataError(f"no row of {store.folder} has a reasoning, so there is nothing to imitate; export it to verl")
         part.replace(out)
@@ -90,6 +92,9 @@ def _values(
         text = _text(prompt(question_of(row)), row)
         if to is Format.VERL:
             yield _verl(row, index, text, store.recording(row).samples if audio is Audio.SAMPLES else str(path))
+        elif to is Format.QUESTIONS:
+            told = {"question": row.question, "choices": list(row.choices), "answer": row.answer, "kind": row.kind, "row": row.id}
+            yield {"audio": str(path), **told}
         elif row.reasoning is not None:
             yield _swift(row, text, str(path))
         on_row()

@@ -74,6 +74,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process is making {folder}; wait for it, or give another out=DIR") from None
+        for left in (folder / "audio").rglob(".*.flac.*"):  # half a file of a process that was killed
+            left.unlink()
         yield
     finally:
         os.close(handle)
