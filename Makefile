@@ -2,10 +2,11 @@
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+TORCH ?= torch==2.13.0
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 IN := .venv/bin/python -m
 
-.PHONY: help demo rows test slow check lint types imports lock clean
+.PHONY: help demo rows test slow exports check lint types imports lock clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -23,6 +24,18 @@ test: .venv/.stamp ## run the tests
 
 slow: .venv/.stamp ## run the tests that take long: whole training runs, two processes
 	@$(IN) pytest -q -m slow
+
+exports: .venv-swift/.stamp .venv-verl/.stamp ## train with ms-swift and load with verl on exported rows, each in its own environment
+	@$(IN) pytest -q -m slow tests/exports
+
+.venv-swift/.stamp: NEEDS = "ms-swift>=4.6,<4.7" "qwen_omni_utils<0.0.9" decord librosa soundfile torchvision
+.venv-verl/.stamp: NEEDS = "verl==0.9.1" librosa soundfile torchvision
+
+.venv-%/.stamp: .venv/.stamp
+	@echo "Making .venv-$* ..."
+	@.venv/bin/python -m venv --clear .venv-$*
+	@.venv-$*/bin/python -m pip --disable-pip-version-check install --quiet "$(TORCH)" $(NEEDS)
+	@touch $@
 
 check: lint types imports slow test ## all that CI checks, tests included
 
@@ -48,7 +61,6 @@ imports: .venv/.stamp ## who may import whom: import-linter
 
 # From a clean environment: what pip chooses for pyproject.toml today, with the torch we measure with. Left out are torch's local version (+cpu) and
 # the CUDA packages it pins itself, so that the lock serves machines with and without a GPU.
-TORCH ?= torch==2.13.0
 lock: ## choose all versions anew
 	rm -rf .lock-venv
 	$(PYTHON) -m venv .lock-venv
@@ -59,5 +71,5 @@ lock: ## choose all versions anew
 	rm -rf .lock-venv
 
 clean: ## remove .venv and what tools leave behind
-	rm -rf .venv .lock-venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-swift .venv-verl .lock-venv build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
