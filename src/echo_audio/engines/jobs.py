@@ -84,6 +84,12 @@ class Job:
         return self.in_flight == 0 and (self.pending > 1 or (self.pending == 1 and self.keys[-1] < 0))
 
     @property
+    def begins(self) -> bool:
+        """Whether nothing of it has been computed."""
+        assert self.row is not None
+        return not self.row.keys
+
+    @property
     def can_decode(self) -> bool:
         """Whether the next token can be drawn now: its only unknown, if any, is the id drawn before it."""
         return self.remaining > 0 and (self.in_flight > 0 or (self.pending == 1 and self.keys[-1] >= 0))

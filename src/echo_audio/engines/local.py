@@ -174,6 +174,8 @@ class LocalEngine:
 
     def _work(self) -> None:
         """The worker: tick while there is something to do, sleep otherwise."""
+        if self.thinker.device.type == "cuda":
+            torch.cuda.set_device(self.thinker.device)  # of this thread; kernels and events take it from there
         try:
             while True:
                 with self._wake:
@@ -224,11 +226,12 @@ class LocalEngine:
         self._admit()
         n_launched = 0
         long = [job for job in self._active if job.needs_prefill and self._reserve(job, 0)]
-        if long:
-            self._flights.append(self._prefill(long))
-            n_launched += 1
-            if not self.ahead:
-                self._collect(0)
+        for jobs in ([job for job in long if job.begins], [job for job in long if not job.begins]):
+            if jobs:  # by kinds, which need different attention
+                self._flights.append(self._prefill(jobs))
+                n_launched += 1
+        if not self.ahead:
+            self._collect(0)
         ready = [job for job in self._active if job.can_decode and self._reserve(job, self.block)]
         if ready:
             n_steps = min(self.block, max(job.remaining for job in ready))

@@ -87,15 +87,18 @@ class Steps:
         graphs: capture decoding steps as CUDA graphs; on a GPU only.
         kernels: use the Triton kernels; on a GPU only.
         dictate: decides over tokens instead of the draw.
+        fill_up: bring batches to one of few sizes with lanes that nobody reads, so that there are few different graphs;
+            else batches are laid out so that the cache can be read in place.
     """
 
     def __init__(
         self, thinker: Thinker, cache: RowCache, max_rows: int, block: int, dictate: Dictate,
-        *, graphs: bool, kernels: bool,
+        *, graphs: bool, kernels: bool, fill_up: bool | None = None,
     ) -> None:  # fmt: skip
         self.thinker, self.cache, self.block = thinker, cache, block
         self.device = thinker.device
         self.on_gpu = self.device.type == "cuda"
+        self.fill_up = self.on_gpu if fill_up is None else fill_up
         self.kernels = _kernels(thinker) if kernels and self.on_gpu else None
         self.graphs = Graphs(enabled=graphs and self.on_gpu)
         self._dictate = dictate
@@ -134,7 +137,7 @@ class Steps:
         """Compute what is pending for some jobs, and draw the next token of each.
 
         Args:
-            jobs: by slot.
+            jobs: by slot; best all at the beginning of their rows, or none.
             tokens_of: audio tokens of the clips that are pending, by recording.
         """
         self.refresh()
@@ -144,15 +147,17 @@ class Steps:
         firsts = counts.cumsum() - counts
         inner = np.arange(counts.sum()) - firsts[rows]
         slots = np.array([job.slot for job in jobs])
-        longest, n_visible = int(counts.max()), self._visible(int((starts + counts).max()), 64)
+        longest = int(counts.max())
         numbers = np.stack([
             np.concatenate([(job.request.encoded.ids + tuple(job.ids))[start:] for job, start in zip(jobs, starts, strict=True)]),
             slots[rows], starts[rows] + inner, rows * longest + inner,
         ])  # fmt: skip
         ids, slots_N, positions_N, index_N = self._upload(numbers)
-        places = np.zeros((len(jobs), longest), np.int64)
-        places[rows, inner] = numbers[2]
-        mask = self._mask(self._upload(places), n_visible)
+        mask = None
+        if starts.any():
+            places = np.zeros((len(jobs), longest), np.int64)
+            places[rows, inner] = numbers[2]
+            mask = self._mask(self._upload(places), self._visible(int((starts + counts).max()), 64))
         padding = Padding(index_N, len(jobs), longest, mask)
         embeds = self._hear(self.thinker.embed(ids), jobs, starts, firsts, tokens_of)
         attend = self._attend_many(slots_N, positions_N, self._chosen(slots), padding)
@@ -213,7 +218,7 @@ class Steps:
         n, hot, nucleus = len(slots), _hot(jobs), self._nucleus(jobs, lanes)
         numbers = np.full((n, _FORCED + self.block), -1)
         fractions = np.zeros((n, _CHANCE + self.block), np.float32)
-        numbers[:, _SLOT], numbers[:, _PLACE] = slots, 0 if self.on_gpu else self.cache.trash
+        numbers[:, _SLOT], numbers[:, _PLACE] = slots, 0 if self.fill_up else self.cache.trash
         for job, lane in zip(jobs, lanes, strict=True):
             begin = len(job.ids) + job.in_flight
             numbers[lane, _PLACE] = job.position
@@ -223,39 +228,50 @@ class Steps:
         self._ints[:n].copy_(self._staged(numbers), non_blocking=True)
         self._floats[:n].copy_(self._staged(fractions), non_blocking=True)
         self._at.zero_()
-        n_visible = 0 if self.kernels else self._visible(max(job.position for job in jobs) + n_steps, 256 if self.on_gpu else 64)
-        chosen = slice(0, 0) if self.on_gpu else self._chosen(np.array(slots))
-        for _ in range(n_steps):
-            logits = self.graphs.run((n, n_visible, hot, nucleus is None), lambda: self._step(n, n_visible, hot, nucleus, chosen))
-            if nucleus is not None:  # sorting is not captured
-                self._draw(logits, hot, nucleus)
+        n_visible = 0 if self.kernels else self._visible(max(job.position for job in jobs) + n_steps, 256 if self.fill_up else 64)
+        chosen = None if self.fill_up else self._chosen(np.array(slots))
+
+        def step() -> Tensor:
+            return self._step(n, n_visible, hot, nucleus is None, chosen)
+
+        if nucleus is not None:  # sorting is not captured
+            for _ in range(n_steps):
+                self._draw(self.graphs.run((n, n_visible, "logits"), step), hot, nucleus)
+        elif n_steps == self.block:  # the rule: one launch for the whole block
+            self.graphs.run((n, n_visible, hot, n_steps), lambda: [step() for _ in range(n_steps)][-1])
+        else:
+            for _ in range(n_steps):
+                self.graphs.run((n, n_visible, hot, 1), step)
         return self._flight(jobs, lanes, self._ids[:n_steps, :n], self._logprobs[:n_steps, :n])
 
     def _lay_out(self, slots: list[int]) -> tuple[list[int], list[int]]:
         """The rows of a batch, and where in it the wanted ones are.
 
-        On a GPU the batch is filled up to one of few sizes. On a CPU rows that sit out take part, if that leaves no gap:
-        the cache can then be read in place.
+        It is filled up to one of few sizes; or rows that sit out take part, if that leaves no gap: the cache can then be
+        read in place.
         """
-        if self.on_gpu:
+        if self.fill_up:
             return slots + [self.cache.trash_slot] * (bucket_of(len(slots)) - len(slots)), list(range(len(slots)))
         if slots[-1] - slots[0] < 2 * len(slots):
             return list(range(slots[0], slots[-1] + 1)), [slot - slots[0] for slot in slots]
         return slots, list(range(len(slots)))
 
-    def _step(self, n: int, n_visible: int, hot: bool, nucleus: Tensor | None, chosen: Tensor | slice) -> Tensor:
-        """One token for each lane. Reads and writes static buffers only; `_at` says the how manieth step of its block it is."""
+    def _step(self, n: int, n_visible: int, hot: bool, drawn: bool, chosen: Tensor | slice | None) -> Tensor:
+        """Logits, and perhaps one token, for each lane.
+
+        Reads and writes static buffers only; `_at` says the how manieth step of its block it is.
+        """
         numbers = self._ints[:n]
         slots, given = numbers[:, _SLOT].contiguous(), numbers[:, _GIVEN]
         places = (numbers[:, _PLACE] + self._at).clamp(max=self.cache.trash)
         ids = torch.where((given >= 0) & (self._at == 0), given, self._last_ids.index_select(0, slots))
         attend = self._attend_single(slots, places, n_visible, chosen)
         logits = self.thinker.logits(self.thinker.decode_rows(self.thinker.embed(ids), attend))
-        if nucleus is None:
+        if drawn:
             self._draw(logits, hot, None)
         return logits
 
-    def _attend_single(self, slots: Tensor, places: Tensor, n_visible: int, chosen: Tensor | slice) -> Attend:
+    def _attend_single(self, slots: Tensor, places: Tensor, n_visible: int, chosen: Tensor | slice | None) -> Attend:
         aim = self._aim(slots, places)
         keys, values, kernels = self.cache.keys, self.cache.values, self.kernels
         if kernels is not None:
@@ -266,7 +282,7 @@ class Steps:
 
             return attend
         mask = (torch.arange(n_visible, device=self.device) <= places[:, None])[:, None, None]
-        where = slots if self.on_gpu else chosen
+        where = slots if chosen is None else chosen
 
         def attend_plainly(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             rotated = rotate_and_store(query, key, value, aim, keys[layer], values[layer])
@@ -292,8 +308,8 @@ class Steps:
         return Aim(slots_N, positions_N, *(table.index_select(0, positions_N) for table in self._rotation))
 
     def _chosen(self, slots: np.ndarray) -> Tensor | slice:
-        """Rows of the cache; a slice where they are neighbours, except on a GPU, where every batch is handled alike."""
-        if not self.on_gpu and len(slots) == slots[-1] - slots[0] + 1:
+        """Rows of the cache, by slot; a slice where they are neighbours."""
+        if len(slots) == slots[-1] - slots[0] + 1:
             return slice(int(slots[0]), int(slots[-1]) + 1)
         return self._upload(slots)
 

@@ -119,13 +119,14 @@ class Padding:
         index_N: place of each position in the flattened batch.
         n_rows: of the batch.
         longest: positions of the longest row.
-        mask: (rows, 1, queries to a key head * longest, T), True where attention is allowed.
+        mask: (rows, 1, queries to a key head * longest, T), what is added to scores; None where all rows are at their
+            beginning, so that each position simply sees those before it.
     """
 
     index_N: Tensor
     n_rows: int
     longest: int
-    mask: Tensor
+    mask: Tensor | None
 
 
 def attend_many(
@@ -133,14 +134,26 @@ def attend_many(
 ) -> Tensor:
     """Attention of any number of positions a row over their rows; see `attend_single`."""
     n_heads, width = query_NHD.shape[1:]
-    n, longest = padding.n_rows, padding.longest
-    keys, values = (_rows(store, slots, padding.mask.shape[-1]) for store in (keys_SCKD, values_SCKD))
+    n, longest, mask = padding.n_rows, padding.longest, padding.mask
+    n_visible = longest if mask is None else mask.shape[-1]
+    keys, values = (_rows(store, slots, n_visible) for store in (keys_SCKD, values_SCKD))
     batch = query_NHD.new_zeros(n * longest, n_heads, width).index_copy_(0, padding.index_N, query_NHD)
+    if mask is None:
+        mixed = _attend_causal(batch.view(n, longest, n_heads, width).transpose(1, 2), keys, values).transpose(1, 2)
+        return mixed.reshape(n * longest, n_heads, width).index_select(0, padding.index_N)
     n_shared = n_heads // keys.shape[1]
     query = batch.view(n, longest, -1, n_shared, width).permute(0, 2, 3, 1, 4).reshape(n, -1, n_shared * longest, width)
-    mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=padding.mask)
+    mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
     mixed = mixed.view(n, -1, n_shared, longest, width).permute(0, 3, 1, 2, 4).reshape(n * longest, n_heads, width)
     return mixed.index_select(0, padding.index_N)
+
+
+def _attend_causal(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention where every position sees those before it; (rows, heads, longest, width)."""
+    if query.is_cuda and query.dtype != torch.float32:  # flash attention, which shares key heads by itself
+        return F.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=True)
+    keys, values = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (keys, values))
+    return F.scaled_dot_product_attention(query, keys, values, is_causal=True)
 
 
 def _rows(store_SCKD: Tensor, slots: Tensor | slice, n_visible: int) -> Tensor:
