@@ -45,7 +45,7 @@ from echo_audio.training.prompts import DrawnRows, Place, Prompt, Prompts
 from echo_audio.training.rollouts import RolloutLog, Sampler
 
 TARGET_PER_S = 30.0
-PROMPT_TOKENS = 80
+PROMPT_TOKENS = 48
 """Of the question, whatever the tokenizer makes of it."""
 
 SIDES: dict[str, dict[str, Any]] = {
@@ -200,7 +200,7 @@ def measured(engine: Timed, run: Callable[[int], int], n_transcripts: int, rate:
         "waiting_share": 1 - sum(spent.values()) / seconds,
         "prefilled": now.prefilled - before.prefilled, "copied": now.copied - before.copied,
         "clips_encoded": now.clips_encoded - before.clips_encoded, "discarded": now.discarded - before.discarded,
-        "graphs": engine._steps.graphs.n_captured,
+        "graphs": engine._steps.graphs.n_captured, "kernels": engine._steps.kernels is not None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None,
     }  # fmt: skip
 
@@ -222,6 +222,7 @@ def shown(name: str, rows: int, found: dict[str, Any]) -> str:
 def anchor(given: argparse.Namespace) -> tuple[Thinker, Callable[[Timed, int], int], int]:
     """The model, the anchor's workload, and its transcripts."""
     device = "cpu" if given.tiny else "cuda"
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as `Thinker.load` does
     thinker = prepared(make_thinker("small" if given.tiny else "7b", device, torch.float32 if given.tiny else torch.bfloat16))
     n = given.prompts or (2 if given.tiny else 32)
     recordings = {seed: noise(seed) for number in range(2) for seed in seeds(number, n)}

@@ -252,16 +252,20 @@ class LocalEngine:
         """Give waiting requests a row. One that would share a prefix still being computed waits for it a tick."""
         still: deque[Job] = deque()
         busy = {job.row for job in self._active if job.row is not None}
+        full = False
         for job in self._waiting:
             if job.future.cancelled():
                 continue
+            if (full and self._rows.of_session(job.request.session) is None) or self._has_twin(job):
+                still.append(job)
+                continue
             try:
-                if not self._has_twin(job):
-                    job.row = self._rows.take(job.keys, job.request.session, busy)
+                job.row = self._rows.take(job.keys, job.request.session, busy)
             except EngineError as error:  # not even one row finds room
                 self._refuse(job, error)
                 continue
             if job.row is None:
+                full = True
                 still.append(job)
                 continue
             busy.add(job.row)

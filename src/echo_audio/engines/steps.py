@@ -7,6 +7,8 @@ drawn is read when it has long been ready. So a step is always the same launches
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -231,14 +233,14 @@ class Steps:
         n_visible = 0 if self.kernels else self._visible(max(job.position for job in jobs) + n_steps, 256 if self.fill_up else 64)
         chosen = None if self.fill_up else self._chosen(np.array(slots))
 
-        def step() -> Tensor:
+        def step() -> Tensor | None:
             return self._step(n, n_visible, hot, nucleus is None, chosen)
 
         if nucleus is not None:  # sorting is not captured
             for _ in range(n_steps):
                 self._draw(self.graphs.run((n, n_visible, "logits"), step), hot, nucleus)
         elif n_steps == self.block:  # the rule: one launch for the whole block
-            self.graphs.run((n, n_visible, hot, n_steps), lambda: [step() for _ in range(n_steps)][-1])
+            self.graphs.run((n, n_visible, hot, n_steps), lambda: [step() for _ in range(n_steps)])
         else:
             for _ in range(n_steps):
                 self.graphs.run((n, n_visible, hot, 1), step)
@@ -256,8 +258,8 @@ class Steps:
             return list(range(slots[0], slots[-1] + 1)), [slot - slots[0] for slot in slots]
         return slots, list(range(len(slots)))
 
-    def _step(self, n: int, n_visible: int, hot: bool, drawn: bool, chosen: Tensor | slice | None) -> Tensor:
-        """Logits, and perhaps one token, for each lane.
+    def _step(self, n: int, n_visible: int, hot: bool, drawn: bool, chosen: Tensor | slice | None) -> Tensor | None:
+        """One token for each lane; or only its logits, to be drawn from outside.
 
         Reads and writes static buffers only; `_at` says the how manieth step of its block it is.
         """
@@ -267,9 +269,9 @@ class Steps:
         ids = torch.where((given >= 0) & (self._at == 0), given, self._last_ids.index_select(0, slots))
         attend = self._attend_single(slots, places, n_visible, chosen)
         logits = self.thinker.logits(self.thinker.decode_rows(self.thinker.embed(ids), attend))
-        if drawn:
-            self._draw(logits, hot, None)
-        return logits
+        if not drawn:
+            return logits
+        return self._draw(logits, hot, None)
 
     def _attend_single(self, slots: Tensor, places: Tensor, n_visible: int, chosen: Tensor | slice | None) -> Attend:
         aim = self._aim(slots, places)
@@ -351,11 +353,14 @@ def _hot(jobs: Sequence[Job]) -> bool:
 
 def _kernels(thinker: Thinker) -> Any:
     """The Triton kernels, if there is Triton and they take this model."""
-    import importlib.util
-
     if importlib.util.find_spec("triton") is None:
         return None
     from echo_audio.models import row_kernels
 
-    width = thinker.decoder.layers[0].self_attn.head_dim
-    return row_kernels if row_kernels.fits(width) else None
+    text = thinker.decoder.config
+    shape = text.num_attention_heads, text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+    why = row_kernels.trial(*shape, thinker.dtype, thinker.device)
+    if why:
+        warnings.warn(f"decoding is slower than it could be, for Triton's kernels do not run here ({why})", stacklevel=4)
+        return None
+    return row_kernels

@@ -8,6 +8,8 @@ whatever the capacity; where rows are few, each is cut into parts that are compu
 
 from __future__ import annotations
 
+import subprocess
+
 import torch
 import triton
 import triton.language as tl
@@ -19,9 +21,19 @@ _PROGRAMS = 512
 """So many pieces of work keep a large GPU's memory busy."""
 
 
-def fits(width: int) -> bool:
-    """Whether the kernels take heads of this width."""
-    return width >= 16 and width & (width - 1) == 0
+def trial(n_heads: int, n_kv_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> str:
+    """Why the kernels do not run here, or nothing if they do."""
+    if width < 16 or width & (width - 1):
+        return f"heads are {width} wide"
+    query, key = (torch.zeros((1, n, width), dtype=dtype, device=device) for n in (n_heads, n_kv_heads))
+    keys = torch.zeros((1, 16, n_kv_heads, width), dtype=dtype, device=device)
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    aim = Aim(zero, zero, key[:, 0], key[:, 0])
+    try:
+        attend_single(rotate_and_store(query, key, key, aim, keys, keys.clone()), keys, keys, zero, zero)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # no compiler, no driver that Triton knows
+        return " ".join(str(error).split())[:200]
+    return ""
 
 
 def n_parts(n_rows: int, n_kv_heads: int) -> int:
