@@ -21,7 +21,7 @@ from echo_audio.evaluation.ablation import AtOnce, Job
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 SCRIPT = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 log = pathlib.Path(sys.argv[1])
 def write(word):
     with log.open("a") as file:
@@ -30,7 +30,7 @@ def stopped(*_):
     write("stopped")
     sys.exit(3)
 signal.signal(signal.SIGTERM, stopped)
-write("begin")
+write("begin" + os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 time.sleep(float(sys.argv[3]))
 write("end")
 print("my last word", flush=True)
@@ -75,6 +75,19 @@ def test_kinds_share_the_machine(case):
     assert case.said.index("begin b") < case.said.index("end a"), "half a machine was free"
     assert case.said.index("begin c") > min(case.said.index("end a"), case.said.index("end b"))
     assert case.said[-2:] == ["begin d", "end d"], "what is timed runs alone"
+
+
+def test_several_gpus_are_filled_one_by_one(case, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(jobs, "machine", lambda: {"gpus": ["one", "two"]})
+    case.run(*(case.job(name, takes_s=0.6) for name in "abc"), case.job("d", "latency"), sft=1)
+    begun = [line for line in case.said if line.startswith("begin")]
+    assert sorted(begun[:2]) == ["begin0 a", "begin1 b"] and begun[2][-1] == "c" and case.said[-2:] == ["begin0 d", "end d"]
+    assert case.said.index(begun[2]) > min(case.said.index("end a"), case.said.index("end b"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    case.log.unlink()
+    case.run(case.job("e"), sft=1)
+    assert case.said[0] == "begin1 e", "who chooses GPUs is not overruled"
 
 
 def test_what_is_done_is_not_done_again(case):

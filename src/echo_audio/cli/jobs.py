@@ -36,12 +36,14 @@ class Running:
     """A command that runs.
 
     Args:
-        share: of the machine.
+        share: of its GPU; of the machine, where there are not several.
+        gpu: its number.
     """
 
     job: Job
     process: subprocess.Popen[bytes]
     share: float
+    gpu: int = 0
     began_s: float = field(default_factory=time.monotonic)
 
 
@@ -99,7 +101,8 @@ class Runner:
 
     Args:
         out: where their logs and records are.
-        at_once: how many of each kind fill the machine.
+        at_once: how many of each kind fill a GPU. Where there are several, and CUDA_VISIBLE_DEVICES does not choose among
+            them, each command gets one; where there is none or one, they share the machine.
         tell: called whenever something begins or ends, and every now and then.
         until: time.monotonic() at which running commands are asked to stop; None for never.
         program: what a job's command is given to.
@@ -110,6 +113,7 @@ class Runner:
     ) -> None:
         self.out, self.at_once, self.tell, self.until, self.program = out, at_once, tell, until, program
         self.machine = machine()
+        self.n_gpus = 1 if "CUDA_VISIBLE_DEVICES" in os.environ else max(1, len(self.machine["gpus"]))
 
     def run(self, jobs: Sequence[Job]) -> State:
         """All of them. A job that fails stops those that need it, and no other.
@@ -141,24 +145,36 @@ class Runner:
                 state.waiting.remove(job)
                 state.skipped.append(job.name)
                 continue
-            share = 1.0 if job.kind == "latency" else 1.0 / getattr(self.at_once, job.kind)
-            taken = sum(some.share for some in state.running)
-            if all(need in state.done for need in job.needs) and taken + share <= 1.0 + 1e-9:
+            place = self._place(job, state) if all(need in state.done for need in job.needs) else None
+            if place is not None:
                 state.waiting.remove(job)
-                state.running.append(Running(job, self._start(job, share, lock), share))
+                share, gpu = place
+                state.running.append(Running(job, self._start(job, share, gpu, lock), share, gpu))
 
-    def _start(self, job: Job, share: float, lock: int) -> subprocess.Popen[bytes]:
+    def _place(self, job: Job, state: State) -> tuple[float, int] | None:
+        """What share of which GPU a job gets: the emptiest one, if it has room. What is timed waits until nothing runs."""
+        if job.kind == "latency":
+            return None if state.running else (1.0, 0)
+        if any(some.job.kind == "latency" for some in state.running):
+            return None
+        taken = [sum(some.share for some in state.running if some.gpu == gpu) for gpu in range(self.n_gpus)]
+        gpu = min(range(self.n_gpus), key=taken.__getitem__)
+        share = 1.0 / getattr(self.at_once, job.kind)
+        return (share, gpu) if taken[gpu] + share <= 1.0 + 1e-9 else None
+
+    def _start(self, job: Job, share: float, gpu: int, lock: int) -> subprocess.Popen[bytes]:
         """In a process group of its own, so that Ctrl-C comes to it once: from here."""
         log = log_file(self.out, job)
         log.parent.mkdir(parents=True, exist_ok=True)
-        threads = str(max(1, int(share * (os.cpu_count() or 1))))
+        threads = str(max(1, int(share * (os.cpu_count() or 1) / self.n_gpus)))
+        only = {"CUDA_VISIBLE_DEVICES": str(gpu)} if self.n_gpus > 1 else {}
         with log.open("ab") as file:
             file.write(f"$ {shell(job)}\n".encode())
             file.flush()
             return subprocess.Popen(
                 [*self.program, *job.command],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                env={"OMP_NUM_THREADS": threads, **os.environ}, pass_fds=(lock,),
+                env={"OMP_NUM_THREADS": threads, **os.environ, **only}, pass_fds=(lock,),
             )  # fmt: skip
 
     def _reap(self, state: State) -> None:

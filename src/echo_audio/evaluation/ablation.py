@@ -21,7 +21,7 @@ Kind = Literal["sft", "grpo", "eval", "latency"]
 
 
 class AtOnce(Settings):
-    """How many commands of a kind fill the machine; different kinds share it in these proportions.
+    """How many commands of a kind fill a GPU, or a machine without; different kinds share it in these proportions.
 
     Attributes:
         sft, grpo, eval: of this kind at once, if no other kind runs.
