@@ -158,3 +158,25 @@ def test_the_rule_of_a_script_that_takes_the_choice_itself(run, tmp_path):
 def test_a_line_is_read_back_as_it_was_written():
     one = sample("q0", RIGHT)
     assert asdict(Sample.from_line(one.to_line())) == asdict(one)
+
+
+def test_a_pass_over_scenes_tells_its_speed_and_leaves_json(run, engine, tmp_path):
+    options = ["--n", 2, "--model", "x", "--played", "silenced", "--json", tmp_path / "s.json", "--out", tmp_path / "run"]
+    said = run("eval", "scenes", *options)
+    assert said.code == 0 and "2 asked in" in said.err and "fewer than half of the 32 slots" in " ".join(said.err.split())
+    text = (tmp_path / "s.json").read_text()
+    assert "NaN" not in text and json.loads(text)["silenced"]["n"] == 2 and "accuracy" not in json.loads(text)
+    asked = len(engine.requests)
+    assert run("eval", "scenes", *options).code == 0 and len(engine.requests) == asked
+    assert run("score", tmp_path / "run").code == 2, "there is no pass with the true audio"
+
+
+def test_folders_that_cannot_be_made_are_one_sentence(run, engine, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for verb in (
+        ("eval", "scenes", "--n", 1, "--model", "x", "--out", tmp_path / "file"),
+        ("eval", "scenes", "--n", 1, "--model", "x", "--played", "crop", "--json", tmp_path / "file" / "s.json"),
+        ("score", run_folder(tmp_path / "r", sample("q0", RIGHT)), "--json", tmp_path / "file" / "s.json"),
+    ):
+        said = run(*verb)
+        assert said.code == 2 and len(said.err.strip().splitlines()[-1:]) == 1 and "file" in said.err, said.err

@@ -39,8 +39,7 @@ def _attention(args: argparse.Namespace) -> int:
     import torch
 
     from echo_audio.evaluation.attention import tally
-    from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import read_about
+    from echo_audio.evaluation.files import read_about, write_whole
     from echo_audio.evaluation.run import Hear
     from echo_audio.models.thinker import Thinker
 

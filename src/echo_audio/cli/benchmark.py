@@ -199,12 +199,14 @@ def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener
     finally:
         if new:
             speed = slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new))
-            _tell_speed(args.out, speed.to_json())
+            tell_speed(args.out, speed.to_json())
 
 
-def _tell_speed(folder: Path, speed: dict[str, Any]) -> None:
-    with (folder / "speed.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(speed) + "\n")
+def tell_speed(folder: Path | None, speed: dict[str, Any]) -> None:
+    """Print what a process did in its time, and add it to the folder's speed.jsonl."""
+    if folder is not None:
+        with (folder / "speed.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(speed) + "\n")
     console(to_stderr=True).print(
         Text(
             f"{speed['n']} asked in {speed['wall_s']:.1f} s: {speed['questions_per_s']:.2f} a second, "
@@ -217,8 +219,8 @@ def _tell_speed(folder: Path, speed: dict[str, Any]) -> None:
 
 def finish(folder: Path, loaded: Loaded, json_file: Path | None) -> int:
     """Scores and submission of a run, once all of it is there; 1 when something could not be asked."""
-    from echo_audio.evaluation.export import submission, validate, write_submission, write_whole
-    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.export import submission, validate, write_submission
+    from echo_audio.evaluation.files import read_run, write_whole
     from echo_audio.evaluation.scores import summarise, transcript_of
 
     about, samples = read_run(folder)

@@ -24,8 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--played", type=one_of(Played), default=Played.CROP, metavar="WHAT", help=what)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there")
     args = parser.parse_args(arguments)
-    from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import check_same_questions, read_run
+    from echo_audio.evaluation.files import check_same_questions, read_run, write_whole
     from echo_audio.evaluation.scores import compare, scored_again
 
     (one, first), (two, second) = read_run(args.first, args.played), read_run(args.second, args.played)

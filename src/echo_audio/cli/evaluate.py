@@ -14,7 +14,7 @@ from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, whole
 from echo_audio.cli.attention import add_attention
-from echo_audio.cli.benchmark import add_benchmarks
+from echo_audio.cli.benchmark import add_benchmarks, tell_speed
 from echo_audio.cli.console import console
 from echo_audio.cli.engines import add_engine
 from echo_audio.cli.progress import progress
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _scenes(args: argparse.Namespace) -> int:
     from echo_audio.data.stock import make_stock
+    from echo_audio.evaluation.files import write_whole
     from echo_audio.evaluation.scenes import TEST_SEED, SceneItems, summary
 
     seed = TEST_SEED if args.seed is None else args.seed
@@ -78,27 +79,36 @@ def _scenes(args: argparse.Namespace) -> int:
     truth = runs.pop(Played.CROP, [])
     scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about
     if args.json is not None:
-        args.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+        write_whole(args.json, json.dumps(scores, indent=1) + "\n")
     _show(scores)
     return 0
 
 
 def _pass(args: argparse.Namespace, items: SceneItems, listener: Listener, played: Played) -> list[Sample]:
     """All questions once, with one way of playing segments."""
-    from echo_audio.evaluation.run import How, evaluate
+    from echo_audio.evaluation.files import newest, read_lines
+    from echo_audio.evaluation.run import How, Work, evaluate
+    from echo_audio.evaluation.speed import Slots
 
     out = args.out / f"{played}.jsonl" if args.out is not None else None
     again = "Start the same command again and it goes on." if out else "Give --out DIR to be able to go on."
-    how = How(Mode(args.mode), played)
+    how, work = How(Mode(args.mode), played), Work(in_flight=args.in_flight, n_decoders=2)
+    before = 0 if out is None else sum(not sample.failed for sample in newest(read_lines(out)).values())
+    slots, new = Slots(args.in_flight), list["Sample"]()
     try:
-        with progress(str(played), args.n) as (step, _):
-            run = evaluate(
-                items, listener.engine, listener.family, how,
-                out=out, in_flight=args.in_flight, on_sample=lambda _: step(1),
-            )  # fmt: skip
+        with progress(str(played), args.n, done=before) as (step, _):
+
+            def told(sample: Sample) -> None:
+                new.append(sample)
+                step(1)
+
+            run = evaluate(items, listener.engine, listener.family, how, out=out, on_sample=told, work=work, slots=slots)
             return asyncio.run(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(again) from None
+    finally:
+        if new:
+            tell_speed(args.out, slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new)).to_json())
 
 
 def _same_run(out: Path, about: dict[str, Any]) -> None:
@@ -109,14 +119,14 @@ def _same_run(out: Path, about: dict[str, Any]) -> None:
     Raises:
         DataError: the folder holds another run.
     """
-    from echo_audio.evaluation.files import read_about
+    from echo_audio.evaluation.files import make_folder, read_about, write_whole
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     path = out / "run.json"
     there = read_about(out) if path.is_file() else {}
     if any(about.get(name) != value for name, value in there.items()):
         raise DataError(f"{out} holds a run with other settings (see {path}); give another --out, or delete that folder")
-    path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(about, indent=1) + "\n")
 
 
 def _passes(args: argparse.Namespace) -> list[Played]:

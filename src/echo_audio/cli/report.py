@@ -25,8 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-audio", action="store_true", help="leave the recordings out")
     parser.add_argument("--embed-mb", type=number(0), default=20.0, metavar="MB", help="audio put into the page (default 20)")
     args = parser.parse_args(arguments)
-    from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import check_same_questions, read_run
+    from echo_audio.evaluation.files import check_same_questions, read_run, write_whole
     from echo_audio.evaluation.report import report
 
     other = read_run(args.beside) if args.beside is not None else None

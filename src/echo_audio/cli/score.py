@@ -23,8 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--extraction", choices=("strict", "upstream"), default="strict", help=what)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there too")
     args = parser.parse_args(arguments)
-    from echo_audio.evaluation.export import write_whole
-    from echo_audio.evaluation.files import read_run
+    from echo_audio.evaluation.files import read_run, write_whole
     from echo_audio.evaluation.scores import scored_again, summarise
     from echo_audio.scoring.extraction import extract, extract_upstream
 

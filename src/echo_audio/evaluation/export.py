@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from echo_audio.errors import DataError
 from echo_audio.evaluation.benchmark import Benchmark, Fields, Record, text_of
+from echo_audio.evaluation.files import write_whole
 from echo_audio.scoring.answers import official_match
 
 KEYS = ("model_output", "model_prediction", "answer_prediction")
@@ -96,22 +96,6 @@ def _table(rows: Sequence[Fields]) -> bytes:
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
     return buffer.getvalue().to_pybytes()
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """A file that appears whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be written: {error.strerror}; check the folder and its permissions") from None
 
 
 def as_official_script(rows: Sequence[Fields], key: str, groups: Sequence[str]) -> dict[str, tuple[int, int]]:

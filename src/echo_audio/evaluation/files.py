@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,35 @@ def check_same_questions(one: Mapping[str, Any], two: Mapping[str, Any]) -> None
         raise DataError(f"the two runs asked different questions ({', '.join(differ)} differ); their scores cannot be paired")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for what will be written, with those above it.
+
+    Raises:
+        DataError: it cannot be made, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {path}: {error.strerror}; give another one") from None
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """A file that appears whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise DataError(f"{path} cannot be written: {error.strerror}; check the folder and its permissions") from None
+
+
 ABOUT = "run.json"
 
 
@@ -133,13 +162,11 @@ def begin_run(folder: Path, about: Mapping[str, Any]) -> None:
     """
     path = folder / ABOUT
     text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not path.is_file():
         if list(folder.glob("samples*.jsonl")):
             raise DataError(f"{folder} holds samples but no {ABOUT}; give another --out")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        write_whole(path, text)
         return
     there = read_about(folder)
     if there.get("config") != about.get("config"):

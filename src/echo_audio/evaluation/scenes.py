@@ -122,10 +122,16 @@ def summary(truth: Sequence[Sample], counterfactual: dict[str, Sequence[Sample]]
     out: dict[str, Any] = {
         name: _json(getattr(scores, name))
         for name in ("accuracy", "by_type", "by_length", "well_formed", "mean_iou", "heard_s", "n_heard", "n_words")
+        if truth and not _is_empty(getattr(scores, name))
     }
     for name, samples in counterfactual.items():
         out[name] = score(samples).accuracy.to_json()
     return out
+
+
+def _is_empty(value: Estimate | dict[str, Estimate]) -> bool:
+    """Whether there was nothing to estimate from (no pass, nothing cited): NaN is not JSON."""
+    return isinstance(value, Estimate) and value.n == 0
 
 
 def _json(value: Estimate | dict[str, Estimate]) -> dict[str, Any]:
