@@ -71,3 +71,30 @@ def test_a_run_has_a_page_and_its_rows_can_be_exported(run, tmp_path):
     assert "<seg>start, end</seg>" in line["messages"][0]["content"]
     missing = run("data", "report", tmp_path / "stores")
     assert missing.code == 2 and "no run of" in missing.err and not list((tmp_path / "stores").glob("*.jsonl.*"))
+
+
+def test_our_engines_can_describe_and_guess_and_are_asked_once(run, tmp_path, engine):
+    engine.turns = ("Two short sounds follow one another in a quiet room, and the second of them is louder.",)
+    mine = ("annotate.by=engine", "guess.by=engine", "guess.samples=2", f"out={tmp_path}")
+    done = run("data", "eaqa", CONFIG, *FEW, *mine)
+    assert done.code == 0, done.err
+    rows = [json.loads(line)["row"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row and row["audio_contribution"] is not None]
+    assert kept and all(row["audio_contribution"] == 1.0 for row in kept), "no guess was one of the choices"
+    assert all(row["provenance"]["texts"]["description"].startswith("Two short sounds") for row in kept)
+    silent = [r for r in engine.requests if not r.encoded.clips[0].recording.samples.any()]
+    assert len(silent) == 2 * len(kept), "the guesser hears silence"
+    n_asked = len(engine.requests)
+    (tmp_path / "journal.jsonl").unlink()
+    assert run("data", "eaqa", CONFIG, *FEW, *mine).code == 0 and len(engine.requests) == n_asked and engine.closed
+
+
+def test_questions_of_tests_are_dropped(run, tmp_path):
+    assert run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'a'}").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "a" / "journal.jsonl").read_text().splitlines()]
+    row = next(line["row"] for line in lines if line["route"] == "sft")
+    known = tmp_path / "mmau.json"
+    known.write_text(json.dumps([{"question": row["question"], "choices": row["choices"], "answer": row["answer"]}]))
+    assert run("data", "eaqa", CONFIG, *FEW, f"out={tmp_path / 'b'}", f'checks.known=["{known}"]').code == 0
+    dropped = [json.loads(line) for line in (tmp_path / "b" / "stores" / "dropped.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in dropped if line["reasons"] == ["asks what a test asks"]] == [row["id"]]

@@ -19,7 +19,7 @@ from echo_audio.data.eaqa.settings import CheckSettings, EndpointSettings
 from echo_audio.data.rows import KnownEvent
 from echo_audio.data.sources.base import usable_events
 from echo_audio.data.sources.scenes import SceneSource
-from echo_audio.errors import ConfigError, EngineError
+from echo_audio.errors import ConfigError, DataError, EngineError
 
 KEY = "sk-secret-123"
 ASK = [{"role": "user", "content": "hi"}]
@@ -187,6 +187,16 @@ def test_a_good_row_has_no_problem():
 def test_each_fault_is_named(row, problem):
     found = problems(row)
     assert problem in found if problem else not found
+
+
+def test_a_reply_is_read_whatever_stands_around_its_json():
+    row = {"question": "What\u0007 is\nheard?", "choices": ["a ", "b"], "answer": "a", "reasoning": " I {think}. "}
+    plain = checks.Written("What is heard?", ("a", "b"), "a", "I {think}.")
+    for text in ("%s", "```json\n%s\n```", "<think>Is it {a}? Or {b}?</think>\nHere: %s"):
+        assert checks.read_written(text % json.dumps(row)) == plain
+    for broken in ('{"question": 1}', "no", "[1]", json.dumps(row | {"answer": "\ud83d"}), json.dumps(row | {"choices": [1]})):
+        with pytest.raises(DataError):
+            checks.read_written(broken)
 
 
 def test_degenerate_texts_and_other_languages():

@@ -143,13 +143,13 @@ class _Company:
 
         return self.stack.enter_context(serving(Behaviour({Fault.MISTAKE: 0.25}))).url
 
-    def engine(self, model: str, max_new_tokens: int) -> OwnEngine:
+    def engine(self, model: str, engine_name: str, max_new_tokens: int) -> OwnEngine:
         """One of our engines, loaded once."""
         from echo_audio.cli.eaqa_engines import OwnEngine
 
         if (model, max_new_tokens) not in self.engines:
             with console(to_stderr=True).status(f"loading {model} ..."):
-                own = OwnEngine.load(model, self.calls, max_new_tokens)
+                own = OwnEngine.load(model, engine_name, self.calls, max_new_tokens, self.settings.in_flight)
             self.stack.callback(own.engine.close)
             self.engines[model, max_new_tokens] = own
         return self.engines[model, max_new_tokens]
@@ -174,13 +174,13 @@ class _Company:
         if s.annotate.by == "endpoint":
             describer: Describer | None = EndpointDescriber(self.endpoint(s.annotate.endpoint))
         elif s.annotate.by == "engine":
-            describer = self.engine(s.annotate.model, s.annotate.max_new_tokens)
+            describer = self.engine(s.annotate.model, s.annotate.engine, s.annotate.max_new_tokens)
         if describer is not None:
             annotator = Annotator(describer, self.prompts, s.annotate.tries, s.seed)
         if s.guess.by == "endpoint":
             guesser: Guesser | None = EndpointGuesser(self.endpoint(s.guess.endpoint), self.prompts)
         elif s.guess.by == "engine":
-            guesser = self.engine(s.guess.model, s.guess.max_new_tokens)
+            guesser = self.engine(s.guess.model, s.guess.engine, s.guess.max_new_tokens)
         return Tools(Mix(self.prompts.kinds, s.write.mix), writer, judge, annotator, guesser, known)
 
 

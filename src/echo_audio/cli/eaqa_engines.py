@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from echo_audio.audio import Recording
-from echo_audio.cli.session import ClosingEngine, Manner, load_engine
+from echo_audio.cli import session
+from echo_audio.cli.engines import ClosingEngine, EngineName
 from echo_audio.data.eaqa.calls import Calls, Reply, key_of
 from echo_audio.data.rows import Row
 from echo_audio.encoding import PromptingFamily, TranscriptEncoder
@@ -33,13 +34,18 @@ class OwnEngine:
     max_new_tokens: int
 
     @classmethod
-    def load(cls, model: str, calls: Calls, max_new_tokens: int) -> OwnEngine:
+    def load(cls, model: str, engine_name: str, calls: Calls, max_new_tokens: int, at_once: int) -> OwnEngine:
         """Load a model.
+
+        Args:
+            engine_name: local or vllm.
+            at_once: requests in flight; the engine batches them.
 
         Raises:
             ModelError: there is none, or it is not of the family.
         """
-        engine, family = load_engine(Manner(model=model))
+        manner = session.Manner(model=model, engine=EngineName(engine_name), at_once=at_once)
+        engine, family = session.load_engine(manner)
         name = f"{model} {folders.fingerprint(folders.resolve(model))}"
         return cls(engine, family, calls, name, max_new_tokens)
 

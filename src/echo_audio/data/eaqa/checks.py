@@ -48,11 +48,13 @@ SCHEMA = {
 
 
 def json_in(text: str) -> dict[str, object]:
-    """The one JSON object of a reply; fences and words around it are overlooked.
+    """The one JSON object of a reply; a thought before it, fences and words around it are overlooked.
 
     Raises:
         DataError: there is none.
     """
+    if text.lstrip().startswith(tags.THINK_OPEN):
+        text = text.rpartition(tags.THINK_CLOSE)[2]
     begin, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[begin : end + 1])
@@ -75,8 +77,19 @@ def read_written(text: str) -> Written:
         raise DataError("reply lacks a key")
     if not all(isinstance(choice, str) for choice in choices):
         raise DataError("reply lacks a key")
-    texts = tuple(str(choice).strip() for choice in choices)
-    return Written(question.strip(), texts, answer.strip(), reasoning.strip())
+    texts = tuple(str(choice) for choice in choices)
+    return Written(_clean(question), tuple(map(_clean, texts)), _clean(answer), _clean(reasoning))
+
+
+def _clean(text: str) -> str:
+    """One paragraph without control characters.
+
+    Raises:
+        DataError: it holds half a character, as JSON may spell.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError("reply holds half a character")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def question_problems(written: Written) -> Iterator[str]:

@@ -78,6 +78,7 @@ class AnnotateSettings(Settings):
         by: nobody, a remote endpoint that takes audio, or one of our engines.
         endpoint: of the remote one.
         model: of our engine: a folder, a hub id, or "tiny".
+        engine: which of ours: local runs anywhere, vllm needs a GPU and its extra.
         tries: of one text, while it is degenerate or contradicts the labels; then the text is left out.
         max_new_tokens: of one text from our engine.
     """
@@ -85,6 +86,7 @@ class AnnotateSettings(Settings):
     by: Literal["none", "endpoint", "engine"] = "none"
     endpoint: EndpointSettings = EndpointSettings()
     model: str = "tiny"
+    engine: Literal["local", "vllm"] = "local"
     tries: int = Field(default=3, ge=1)
     max_new_tokens: int = Field(default=300, ge=16)
 
@@ -126,6 +128,7 @@ class GuessSettings(Settings):
         by: nobody, a text endpoint that is shown the question only, or one of our engines that hears silence.
         endpoint: of the remote one.
         model: of our engine: a folder, a hub id, or "tiny".
+        engine: which of ours: local runs anywhere, vllm needs a GPU and its extra.
         max_new_tokens: of one answer of our engine.
         samples: answers of each row, each with the choices in another order.
         least_contribution: rows whose `audio_contribution` (1 less the share of right guesses) is under this are dropped.
@@ -134,6 +137,7 @@ class GuessSettings(Settings):
     by: Literal["none", "endpoint", "engine"] = "none"
     endpoint: EndpointSettings = EndpointSettings(max_tokens=256)
     model: str = "tiny"
+    engine: Literal["local", "vllm"] = "local"
     max_new_tokens: int = Field(default=256, ge=16)
     samples: int = Field(default=3, ge=1)
     least_contribution: float = Field(default=0.0, ge=0, le=1)
@@ -191,7 +195,7 @@ class EaqaSettings(Settings):
 
 
 _HOW = frozenset({"url", "key_env", "timeout_s", "wait_s", "requests_per_minute", "price_in", "price_out", "thinking_tokens"})
-_HOW |= frozenset({"name", "out", "in_flight", "stop_after", "budget", "audio_tokens_per_s"})
+_HOW |= frozenset({"name", "out", "in_flight", "stop_after", "budget", "audio_tokens_per_s", "engine"})
 
 
 def identity(settings: EaqaSettings) -> dict[str, Any]:
