@@ -283,7 +283,11 @@ class GrpoRun:
     def _times(self, line: dict[str, Any], step_s: float, elapsed_s: float) -> dict[str, float]:
         phases = {f"{name}_s": round(self.spent_s[name], 3) for name in _PHASES}
         sampled = line["tokens"] * line["rollouts"] / max(1e-9, self.spent_s["rollout"])
-        return phases | {"step_s": round(step_s, 3), "elapsed_s": round(elapsed_s, 3), "tokens_per_s": round(sampled, 1)}
+        memory = {}
+        if self.crew.device.type == "cuda":
+            memory = {"peak_gb": round(torch.cuda.max_memory_reserved(self.crew.device) / 1e9, 2)}
+            torch.cuda.reset_peak_memory_stats(self.crew.device)
+        return phases | memory | {"step_s": round(step_s, 3), "elapsed_s": round(elapsed_s, 3), "tokens_per_s": round(sampled, 1)}
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
