@@ -16,8 +16,9 @@ from echo_audio.errors import TrainingError
 EPS = 1e-6
 """Added to the deviation, so that a group of almost equal rewards is not blown up without bound."""
 
-_EQUAL = 1e-8
-"""Rewards this close are equal: sums of the same parts may differ in their last bits."""
+_EQUAL = 1e-4
+"""Rewards this close are equal: what differs by rounding only (sums of the same parts, a measured `audio_gain` of nothing) must
+not be divided by its own deviation, which would make it an advantage of full size."""
 
 
 class Scale(StrEnum):
