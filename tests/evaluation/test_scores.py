@@ -14,6 +14,7 @@ from echo_audio.errors import DataError
 from echo_audio.evaluation.base import Sample, Status, loudness_of
 from echo_audio.evaluation.listening import coverage, histogram, overlap, where
 from echo_audio.evaluation.report import report
+from echo_audio.evaluation.report_samples import parts
 from echo_audio.evaluation.scenes import score
 from echo_audio.evaluation.scores import compare, length_bucket, scored_again, summarise
 from echo_audio.evaluation.speed import Slots
@@ -148,7 +149,7 @@ def test_nothing_of_a_data_file_becomes_markup():
 def test_the_page_has_the_segments_where_they_were_written():
     one = sample("q0", RIGHT, heard=(Segment(1.0, 2.0),))
     data = json.loads(re.search(r'id="data">(.*?)</script>', report(ABOUT, [one]), re.DOTALL)[1])
-    assert data["samples"][0]["parts"] == ["", [1.0, 2.0, True], RIGHT] and data["samples"][0]["audio"] == ""
+    assert data["samples"][0]["parts"] == ["", [1.0, 2.0, "crop"], RIGHT] and data["samples"][0]["audio"] == ""
 
 
 def test_a_page_shows_the_beginning_of_a_text_without_end():
@@ -158,3 +159,32 @@ def test_a_page_shows_the_beginning_of_a_text_without_end():
     assert len(page) < 500_000 and "4996000 characters more" in page
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["samples"][0]
     assert data["answer"] == data["choices"][1] and len(data["answer"]) < 4100
+
+
+def test_the_page_says_what_was_played_for_each_segment():
+    one = sample("q0", RIGHT, heard=(Segment(1.0, 2.0), Segment(3.0, 99.0)))
+    said = "<think><seg>1.0, 2.0</seg><seg>1.0, 2.0</seg><seg>3.0, 99.0</seg><seg>50, 60</seg></think>"
+    spans = one.transcript["spans"]
+    spans[-2]["segment"]["end_s"] = 10.0  # clamped
+    told = [part for part in parts(said, one) if not isinstance(part, str)]
+    assert told == [[1.0, 2.0, "crop"], [1.0, 2.0, ""], [3.0, 10.0, "crop"], [50.0, 60.0, ""]], "a repeat was refused"
+    assert [part[2] for part in parts(said, one, "silence") if not isinstance(part, str)] == ["silenced", "", "silenced", ""]
+    for span in spans:
+        span["played"] = "withheld"
+    assert [part[2] for part in parts(said, one) if not isinstance(part, str)] == ["withheld", "", "withheld", ""]
+    one.transcript.update(mode="grounded", spans=[])
+    assert {part[2] for part in parts(said, one) if not isinstance(part, str)} == {"withheld"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["this run", "the other run"]),
+        ({"how": {"hear": "silence"}}, ["this run (hears recording)", "the other run (hears silence)"]),
+        ({"model": "big"}, ["this run (tiny)", "the other run (big)"]),
+    ],
+)
+def test_two_runs_are_called_by_what_differs(changes, names):
+    about = {**ABOUT, "model": "tiny", "how": {"hear": "recording"}}
+    page = report(about, [FOUR[0]], ({**about, **changes}, [FOUR[0]]))
+    assert json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["names"] == names

@@ -47,7 +47,7 @@ def bars(title: str, values: Sequence[float], labels: Sequence[str], xlabel: str
     """A bar for each value."""
     figure = Figure(figsize=(4.6, 2.6), layout="constrained")
     axes = figure.subplots()
-    axes.bar(range(len(values)), values, color="#2b5fd9")
+    axes.bar(range(len(values)), values, width=0.9, align="edge", color="#2b5fd9")  # a label stands where its tenth begins
     axes.set_xticks(range(len(values)), [plain(label) for label in labels], fontsize=8)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.grid(axis="y", alpha=0.3)

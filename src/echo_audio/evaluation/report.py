@@ -57,8 +57,25 @@ def report(
         body.append(_attention(attention))
     audio, has_truth = Audio(sounds, round(embed_mb * 1e6)), bool(about.get("has_truth", True))
     plain = [s for s in samples if s.repeat == 0 and s.rotation == 0]
-    listed = [shown(s, place, audio, second.get(s.key), has_truth) for place, s in enumerate(plain)]
-    return _page(str(about.get("title", "run")), "\n".join(body), {"samples": listed})
+    both = (about,) if other is None else (about, other[0])
+    hear = [str(one.get("how", {}).get("hear", "recording")) for one in both]
+    listed = [shown(s, place, audio, second.get(s.key), has_truth, hear) for place, s in enumerate(plain)]
+    names = _names(*both) if len(both) > 1 else []
+    return _page(str(about.get("title", "run")), "\n".join(body), {"samples": listed, "names": names})
+
+
+def _names(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """What to call two runs: by the first thing in which they differ."""
+    facts = [
+        (str(about.get("model", "")), *(str(about.get("how", {}).get(name, "")) for name in ("mode", "hear", "played")))
+        for about in (one, two)
+    ]
+    words = ("{}", "{}", "hears {}", "plays {}")
+    differ = next(((words[i], a, b) for i, (a, b) in enumerate(zip(*facts, strict=True)) if a != b), None)
+    if differ is None:
+        return ["this run", "the other run"]
+    form, *texts = differ
+    return [f"{name} ({form.format(text[:60])})" for name, text in zip(("this run", "the other run"), texts, strict=True)]
 
 
 def _page(title: str, body: str, data: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from echo_audio.errors import AudioError, DataError
 from echo_audio.evaluation.base import Items, Sample
 from echo_audio.evaluation.benchmark import find_audio
 from echo_audio.evaluation.listening import heard_segments
+from echo_audio.evaluation.run import Hear
 from echo_audio.evaluation.scores import transcript_of
 from echo_audio.scoring.extraction import Step
+from echo_audio.transcript import Mode, Played
 
 Sounds = Callable[[Sample], Path | bytes | None]
 """Where the recording of a sample lies, or the bytes of a FLAC file of it; None where there is none."""
@@ -74,7 +76,7 @@ class Audio:
         return f"data:audio/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_truth: bool) -> dict[str, Any]:
+def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_truth: bool, hear: Sequence[str]) -> dict[str, Any]:
     """What the page knows of a sample."""
     question = sample.transcript.get("question", {})
     response = transcript_of(sample).response if sample.transcript else ""
@@ -97,7 +99,7 @@ def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_tr
         "wave": sample.wave,
         "segments": [[s.start_s, s.end_s] for s in heard_segments(sample)],
         "response": response,
-        "parts": parts(response, sample),
+        "parts": parts(response, sample, hear[0]),
         "audio": audio.of(sample),
     }
     if other is not None:
@@ -105,7 +107,7 @@ def shown(sample: Sample, place: int, audio: Audio, other: Sample | None, has_tr
         heard = [[s.start_s, s.end_s] for s in heard_segments(other)]
         verdict = other.official if has_truth else None
         choice = other.choice and cut(other.choice)
-        out["other"] = {"choice": choice, "official": verdict, "segments": heard, "parts": parts(said, other)}
+        out["other"] = {"choice": choice, "official": verdict, "segments": heard, "parts": parts(said, other, hear[-1])}
     return out
 
 
@@ -119,14 +121,29 @@ def cut(text: str) -> str:
     return text if left <= 0 else f"{text[:MOST_CHARACTERS]} … ({left} characters more)"
 
 
-def parts(response: str, sample: Sample) -> list[str | list[float | bool]]:
-    """The response as texts and [start_s, end_s, heard] where a segment is written; one that is no span stays text."""
-    heard = {(s.start_s, s.end_s) for s in heard_segments(sample)}
-    out: list[str | list[float | bool]] = []
+Part = str | list[float | str]
+
+
+def parts(response: str, sample: Sample, hear: str = "recording") -> list[Part]:
+    """The response as texts and [start_s, end_s, played] where a segment is written; one that is no span stays text.
+
+    `played` is what was played there (a `Played`), empty where it was refused; where a mode plays nothing, withheld.
+
+    Args:
+        hear: what stood in place of the recordings in this run (a `Hear`).
+    """
+    spans = [s for s in sample.transcript.get("spans", ()) if s.get("why") == "asked"]
+    heard = [(s["segment"]["start_s"], s["segment"]["end_s"], s.get("played", Played.CROP)) for s in spans]
+    unplayed = Played.WITHHELD if sample.transcript.get("mode") != Mode.INTERLEAVED else ""
+    out: list[Part] = []
     at = 0
     for tag in tags.find_tags(response):
         if tag.times_s is not None and 0 <= tag.times_s[0] < tag.times_s[1]:
-            span = (tag.times_s[0], min(tag.times_s[1], sample.duration_s))
-            out += [response[at : tag.begin], [*span, span in heard]]
+            start_s, end_s = tag.times_s
+            end_s = min(end_s, sample.duration_s) if start_s < sample.duration_s else end_s
+            played = str(heard.pop(0)[2] if heard and heard[0][:2] == (start_s, end_s) else unplayed)
+            if hear == Hear.SILENCE and played == Played.CROP:
+                played = str(Played.SILENCED)
+            out += [response[at : tag.begin], [start_s, end_s, played]]
             at = tag.end
     return [*out, response[at:]]

@@ -15,6 +15,15 @@ const FILTERS = {
   changed: ["differs from the other run", (s) => s.other !== undefined && s.other.official !== s.official],
 };
 
+// What the model heard where it wrote a segment.
+const PLAYED = {
+  crop: [" ♪", "heard again here"],
+  silenced: [" (silence)", "silence was played here"],
+  swapped: [" (another recording)", "as much of another recording was played here"],
+  withheld: [" (not played)", "nothing was played here"],
+  "": [" (refused)", "written, and not played: see the reasons under Listening again"],
+};
+
 function el(name, attributes, ...children) {
   const svg = ["svg", "rect"].includes(name);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -72,9 +81,9 @@ function reasoning(run, player, svg) {
       part.split(/(<\/?(?:think|answer)>)/).forEach((text, i) => out.append(i % 2 ? el("span", { class: "tag" }, text) : text));
       return;
     }
-    const [start, end, heard] = part;
-    const button = el("button", { type: "button", class: heard ? "heard" : "", title: heard ? "heard again here" : "written, not heard again" },
-      `${player ? "▶ " : ""}${start.toFixed(2)}–${end.toFixed(2)} s${heard ? " ♪" : ""}`);
+    const [start, end, played] = part;
+    const button = el("button", { type: "button", class: played === "crop" ? "heard" : "", title: PLAYED[played][1] },
+      `${player ? "▶ " : ""}${start.toFixed(2)}–${end.toFixed(2)} s${PLAYED[played][0]}`);
     if (player) button.addEventListener("click", () => play(player, start, end)); else button.disabled = true;
     const at = run.segments.findIndex(([a, b]) => a === start && b === end);
     if (svg && at >= 0) {
@@ -117,8 +126,8 @@ function card(sample) {
   });
   li.append(choices);
   if (sample.detail) li.append(el("p", { class: "wrong" }, `${sample.status}: ${sample.detail}`));
-  const runs = el("div", { class: sample.other ? "runs two" : "runs" }, told(sample, sample, two ? "this run" : ""));
-  if (sample.other) runs.append(told(sample, sample.other, "the other run"));
+  const runs = el("div", { class: sample.other ? "runs two" : "runs" }, told(sample, sample, data.names[0]));
+  if (sample.other) runs.append(told(sample, sample.other, data.names[1]));
   li.append(runs);
   li.append(el("div", { class: "soft" }, [`${sample.duration_s.toFixed(2)} s`, `stop: ${sample.stop}`, ...groupsOf(sample)].join(" · ")));
   return li;
