@@ -43,10 +43,11 @@ class Family(ScriptedFamily):
 
 @dataclass
 class Engine:
-    """Says the same turns to every transcript, a piece every `pause_s`."""
+    """Says the same turns to every transcript, a piece every `pause_s`, and begins each turn after `begin_s`."""
 
     turns: Sequence[Script] = REASONING
     pause_s: float = 0.0
+    begin_s: float = 0.0
     sessions: dict[str, ScriptedEngine] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Engine:
     async def generate(self, request: Request, on_piece: OnPiece | None = None) -> Turn:
         self.requests.append(request)
         own = self.sessions.setdefault(request.session, ScriptedEngine(self.turns))
+        await asyncio.sleep(self.begin_s)
         if not self.pause_s:
             return await own.generate(request, on_piece)
         pieces: list[str] = []

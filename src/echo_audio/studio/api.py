@@ -19,7 +19,7 @@ from echo_audio.errors import EchoError, RequestError
 from echo_audio.listen import Engine
 from echo_audio.studio import metrics as numbers
 from echo_audio.studio import openai, pages
-from echo_audio.studio.asked import Ask, read
+from echo_audio.studio.asked import Ask, read, read_json
 from echo_audio.studio.bodies import Bodies, Body
 from echo_audio.studio.guards import Guard, broken, refusal
 from echo_audio.studio.house import House
@@ -213,7 +213,7 @@ def _complaint(error: RequestError) -> str:
 async def _opened(studio: Studio, body: Body) -> Opened:
     """The question of a JSON body, or of a form whose files are the recordings."""
     if not body.is_form:
-        return await _named(studio, read(Ask, body.json))
+        return await _named(studio, await read_json(Ask, body.json))
     ask = read(Ask, {**body.fields, **({"swap_with": "a file"} if "swap_with" in body.files else {})})
     if unknown := set(body.files) - {"audio", "swap_with"}:
         raise RequestError(f"the form holds the file {min(unknown)[:60]!r}; the recording goes under `audio`", 400, "bad_form")
@@ -247,7 +247,7 @@ def _add_chat(app: FastAPI, studio: Studio, bodies: Bodies) -> None:
         async with bodies.receive(request) as body:
             if body.is_form:
                 raise RequestError("chat completions take JSON; upload the file to /v1/files and name its id", 415, "bad_form")
-            asked = read(openai.Chat, body.json)
+            asked = await read_json(openai.Chat, body.json)
             opened = await _named(studio, asked.ask(studio.model))
         ticket = studio.gate.ticket()
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage

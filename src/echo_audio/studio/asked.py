@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from typing import Annotated, Any, TypeVar
 
@@ -114,6 +115,18 @@ def read(kind: type[Model], values: bytes | dict[str, Any]) -> Model:
         return kind.model_validate_json(values) if isinstance(values, bytes) else kind.model_validate(values)
     except ValidationError as error:
         raise RequestError(_explain(kind, error)) from None
+
+
+async def read_json(kind: type[Model], content: bytes) -> Model:
+    """`read`, beside the event loop where that would take long.
+
+    Raises:
+        RequestError: as `read`.
+    """
+    return read(kind, content) if len(content) < _LONG else await asyncio.to_thread(read, kind, content)
+
+
+_LONG = 1 << 20
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:

@@ -19,17 +19,23 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine to itself."""
 
 
-def _patient(head_s: float) -> type[H11Protocol]:
-    """uvicorn's protocol, which closes a connection whose first request does not begin within some seconds."""
+def patient(head_s: float) -> type[H11Protocol]:
+    """uvicorn's protocol, which closes connections whose next request does not begin, or whose head does not arrive, in time."""
 
     class Protocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(head_s, self._give_up)
+            self.loop.call_later(head_s, self._look, True)
 
-        def _give_up(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+        def _look(self, was_waiting: bool) -> None:
+            if self.transport.is_closing():
+                return
+            idle = self.cycle is None or self.cycle.response_complete
+            waiting = idle and (self.cycle is None or self.conn.trailing_data[0] != b"")  # a part of a head counts as none
+            if waiting and was_waiting:
                 self.transport.close()
+            else:
+                self.loop.call_later(head_s, self._look, waiting)
 
     return Protocol
 
@@ -65,7 +71,7 @@ def serve(app: FastAPI, sock: socket.socket, house: House, ready: Callable[[], N
     """
     config = uvicorn.Config(
         app,
-        http=_patient(house.head_s),
+        http=patient(house.head_s),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -76,6 +82,7 @@ def serve(app: FastAPI, sock: socket.socket, house: House, ready: Callable[[], N
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=64 << 10,
         backlog=1024,
+        limit_concurrency=1000,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 

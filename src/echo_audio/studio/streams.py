@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -84,8 +85,9 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         try:
             await self._patiently(send({"type": "http.response.start", "status": 200, "headers": self.raw_headers}))
-            async for text in self._texts():
-                await self._patiently(send({"type": "http.response.body", "body": text.encode(), "more_body": True}))
+            async with aclosing(self._texts()) as texts:
+                async for text in texts:
+                    await self._patiently(send({"type": "http.response.body", "body": text.encode(), "more_body": True}))
             await self._patiently(send({"type": "http.response.body", "body": self._last.encode(), "more_body": False}))
         except TimeoutError:  # the client has stopped reading; leaving here closes the connection
             return
@@ -94,7 +96,7 @@ class EventStream(Response):
         async with asyncio.timeout(self._house.send_s):
             await sent
 
-    async def _texts(self) -> AsyncIterator[str]:
+    async def _texts(self) -> AsyncGenerator[str]:
         """The frames, as far as they have come; several at once when the client reads slowly."""
         queue: asyncio.Queue[Told | None] = asyncio.Queue()
         task = asyncio.ensure_future(self._work(queue.put_nowait))

@@ -102,7 +102,7 @@ class Uploads:
             text = text[head.end() :]
         elif re.match(r"[a-z][a-z0-9+.-]{1,20}://", text[:40], re.IGNORECASE):
             raise RequestError(f"{what} is a web address, and the server fetches none; send the recording itself")
-        return await self.decode(_from_base64(text, what)), ""
+        return await self.decode(await asyncio.to_thread(_from_base64, text, what)), ""
 
     def keep(self, recording: Recording, name: str, n_bytes: int) -> Kept:
         """Keep a recording; the ones not used for longest are forgotten when there are too many."""

@@ -206,8 +206,13 @@ async function go(run, body) {
   const stopping = new AbortController();
   run.cancel = () => stopping.abort();
   run.title.textContent = body.question;
+  let follows = true; // what is written stays in view, until somebody scrolls
+  for (const moved of ["wheel", "touchmove", "keydown"]) addEventListener(moved, () => (follows = false), { once: true, passive: true, signal: stopping.signal });
   try {
-    await listen(body, (name, data) => run.feed(name, data), stopping.signal);
+    await listen(body, (name, data) => {
+      run.feed(name, data);
+      if (follows && run === desk.chosen) run.element.scrollIntoView({ block: "nearest", behavior: "instant" });
+    }, stopping.signal);
     say(run.end.answer === null ? "No answer." : `Answer: ${run.end.answer}`);
   } catch (error) {
     run.finish(error.message);

@@ -116,7 +116,11 @@ export class Player extends EventTarget {
     if (!this.ws) return;
     if (start !== undefined) this.ws.setTime(start);
     this.until = end ?? null;
-    await this.ws.play();
+    try {
+      await this.ws.play();
+    } catch {
+      return; // it was stopped before it began
+    }
     await new Promise((done) => {
       this.ended?.();
       this.ended = done;
