@@ -103,6 +103,12 @@ def test_a_wrong_plan_is_refused(override, says):
         plan_in("o", override)
 
 
+def test_what_a_model_says_of_itself_wins():
+    common = 'overrides.sft=["train.steps=9", "data.modes={conditioned=1.0}"]'
+    command = next(job for job in jobs(plan_in("x", common)) if job.name == "models/sft-1").command
+    assert command.index("data.modes={conditioned=1.0}") < command.index("data.modes={grounded=1.0}")
+
+
 def test_all_models_can_start_elsewhere():
     plan = plan_in("o", "start=runs/weak", 'rows=[{name="0", model="start"}]', "pairs=[]", "gains=[]")
     made = {job.name: job for job in jobs(plan)}

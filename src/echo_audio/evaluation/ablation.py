@@ -221,8 +221,8 @@ def _training(plan: Plan, model: Model, seed: int) -> Job:
         f"model.source={_weights(plan, model.start or plan.start, seed, 'model')}",
         f"train.seed={seed}",
         *((f"train.max_seconds={limit_s:g}",) if limit_s else ()),
-        *model.overrides,
         *getattr(plan.overrides, model.verb),
+        *model.overrides,  # last: what a model says of itself is what makes it differ from the others
     )
     command = (model.verb, model.config, *(text.replace("{seed}", str(seed)) for text in given))
     return Job(f"models/{folder.name}", model.verb, command, folder, _needs(plan, model.start or plan.start, seed))
