@@ -1,12 +1,11 @@
 """Blocks of decoding steps: however many tokens are drawn before the host reads them, the transcripts are the same.
 
-The forward over rows and the kernels are compared with transformers' forward and with plain torch.
+The forward over rows is compared with transformers' forward.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -195,33 +194,6 @@ def test_the_forward_over_rows_is_that_of_transformers(thinker: Thinker) -> None
 
         found = thinker.decode_rows(thinker.embed(ids).reshape(n, -1), attend)
     assert float((found - expected).abs().max()) < TOLERANCE
-
-
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="the kernels need a GPU and Triton"
-)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("n", "heads", "kv_heads", "width"), [(5, 28, 4, 128), (3, 6, 2, 64), (200, 28, 4, 128), (1, 4, 2, 16)])
-def test_kernels_compute_what_torch_does(dtype: torch.dtype, n: int, heads: int, kv_heads: int, width: int) -> None:
-    from echo_audio.models import row_kernels
-
-    torch.manual_seed(0)
-    there = {"dtype": dtype, "device": "cuda"}
-    keys, values = (torch.randn(n + 1, 512, kv_heads, width, **there) for _ in range(2))
-    query, key, value = (torch.randn(n, h, width, **there) for h in (heads, kv_heads, kv_heads))
-    slots, places = torch.randperm(n + 1, device="cuda")[:n], torch.randint(0, 511, (n,), device="cuda")
-    places[0] = 0
-    angles = torch.randn(512, width // 2, device="cuda").repeat(1, 2)
-    aim = rows.Aim(slots, places, angles.cos().to(dtype)[places], angles.sin().to(dtype)[places])
-    again = keys.clone(), values.clone()
-    expected = rows.rotate_and_store(query, key, value, aim, keys, values)
-    found = row_kernels.rotate_and_store(query, key, value, aim, *again)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.05
-    for ours, theirs in ((found, expected), (again[0], keys), (again[1], values)):
-        assert float((ours - theirs).abs().max()) < tolerance
-    mask = (torch.arange(511, device="cuda") <= places[:, None])[:, None, None]
-    mixed = rows.attend_single(expected, keys, values, slots, mask)
-    assert float((row_kernels.attend_single(expected, keys, values, slots, places) - mixed).abs().max()) < tolerance
 
 
 def test_buckets_are_few_and_waste_little() -> None:

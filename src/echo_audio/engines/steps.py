@@ -102,6 +102,7 @@ class Steps:
         self.on_gpu = self.device.type == "cuda"
         self.fill_up = self.on_gpu if fill_up is None else fill_up
         self.kernels = _kernels(thinker) if kernels and self.on_gpu else None
+        self.drawing = _drawing() if self.kernels else None
         self.graphs = Graphs(enabled=graphs and self.on_gpu)
         self._dictate = dictate
         text = thinker.decoder.config
@@ -163,7 +164,7 @@ class Steps:
         padding = Padding(index_N, len(jobs), longest, mask)
         embeds = self._hear(self.thinker.embed(ids), jobs, starts, firsts, tokens_of)
         attend = self._attend_many(slots_N, positions_N, self._chosen(slots), padding)
-        hidden = self.thinker.decode_rows(embeds, attend)
+        hidden = self.thinker.decode_rows(embeds, attend, self.kernels)
         last = hidden.index_select(0, self._upload(firsts + counts - 1))
         return self._draw_once(jobs, slots, self.thinker.logits(last))
 
@@ -268,10 +269,14 @@ class Steps:
         places = (numbers[:, _PLACE] + self._at).clamp(max=self.cache.trash)
         ids = torch.where((given >= 0) & (self._at == 0), given, self._last_ids.index_select(0, slots))
         attend = self._attend_single(slots, places, n_visible, chosen)
-        logits = self.thinker.logits(self.thinker.decode_rows(self.thinker.embed(ids), attend))
+        hidden = self.thinker.decode_rows(self.thinker.embed(ids), attend, self.kernels)
         if not drawn:
-            return logits
-        return self._draw(logits, hot, None)
+            return self.thinker.logits(hidden)
+        if self.drawing is None:
+            return self._draw(self.thinker.logits(hidden), hot, None)
+        self.drawing.draw(self.thinker.model.lm_head(hidden), self.thinker.allowed, self._buffers(n))
+        self._at.add_(1)
+        return None
 
     def _attend_single(self, slots: Tensor, places: Tensor, n_visible: int, chosen: Tensor | slice | None) -> Attend:
         aim = self._aim(slots, places)
@@ -303,6 +308,12 @@ class Steps:
         self._ids[:, :n].index_copy_(0, at, ids[None])
         self._logprobs[:, :n].index_copy_(0, at, logprobs_of(logits, ids)[None])
         at.add_(1)
+
+    def _buffers(self, n: int) -> Any:
+        assert self.drawing is not None
+        return self.drawing.Buffers(
+            self._ints[:n], self._floats[:n], self._at, self._last_ids, self._ids, self._logprobs, _FORCED, _CHANCE
+        )
 
     # Between host and device
 
@@ -351,6 +362,12 @@ def _hot(jobs: Sequence[Job]) -> bool:
     return any(job.request.sampling.temperature > 0 for job in jobs)
 
 
+def _drawing() -> Any:
+    from echo_audio.engines import draw_kernels
+
+    return draw_kernels
+
+
 def _kernels(thinker: Thinker) -> Any:
     """The Triton kernels, if there is Triton and they take this model."""
     if importlib.util.find_spec("triton") is None:
@@ -358,6 +375,8 @@ def _kernels(thinker: Thinker) -> Any:
     from echo_audio.models import row_kernels
 
     text = thinker.decoder.config
+    if text.hidden_act != "silu":
+        return None
     shape = text.num_attention_heads, text.num_key_value_heads, text.hidden_size // text.num_attention_heads
     why = row_kernels.trial(*shape, thinker.dtype, thinker.device)
     if why:

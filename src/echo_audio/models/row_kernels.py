@@ -83,6 +83,45 @@ def attend_single(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, po
     return out
 
 
+def add_norm(hidden: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `rows.add_norm`."""
+    n, width = hidden.shape
+    added, normed = torch.empty_like(hidden), torch.empty_like(hidden)
+    _add_norm[(n,)](hidden, more, weight, added, normed, eps, WIDTH=width, PAD=triton.next_power_of_2(width), num_warps=8)
+    return added, normed
+
+
+def gate(gates: Tensor, values: Tensor) -> Tensor:
+    """See `rows.gate`; both contiguous."""
+    out = torch.empty_like(gates)
+    _gate[(triton.cdiv(gates.numel(), 2048),)](gates, values, out, gates.numel(), BLOCK=2048, num_warps=8)
+    return out
+
+
+@triton.jit
+def _add_norm(hidden, more, weight, added, normed, eps, WIDTH: tl.constexpr, PAD: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, PAD)
+    inside = i < WIDTH
+    old = tl.load(hidden + n * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
+    new = tl.load(more + n * WIDTH + i, mask=inside, other=0.0).to(tl.float32)
+    kept = (old + new).to(added.dtype.element_ty)
+    tl.store(added + n * WIDTH + i, kept, mask=inside)
+    value = kept.to(tl.float32)
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, 0) / WIDTH + eps)
+    factor = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + n * WIDTH + i, (value * scale * factor).to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gate(gates, values, out, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    gate_ = tl.load(gates + at, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (gate_ / (1.0 + tl.exp(-gate_)) * value).to(out.dtype.element_ty), mask=inside)
+
+
 @triton.jit
 def _rotate_and_store(
     query, key, value, out, keys, values, slots, positions, cosines, sines,

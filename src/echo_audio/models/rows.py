@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,31 +20,62 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Of layer i: query (N, heads, width), key and value (N, kv_heads, width), before rotation -> mixed (N, heads, width)."""
 
 
-def run_layers(decoder: Any, hidden_NH: Tensor, attend: Attend) -> Tensor:
+class Parts(Protocol):
+    """The small pieces between the matrix products, which kernels may do in one go."""
+
+    def add_norm(self, hidden_NH: Tensor, more_NH: Tensor, weight_H: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The sum, and its RMS norm."""
+        ...
+
+    def gate(self, gates_NI: Tensor, values_NI: Tensor) -> Tensor:
+        """The gated values: silu(gates) * values."""
+        ...
+
+
+class Plain:
+    """`Parts` in plain torch."""
+
+    @staticmethod
+    def add_norm(hidden_NH: Tensor, more_NH: Tensor, weight_H: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The sum, and its RMS norm."""
+        added = hidden_NH + more_NH
+        return added, _norm(added, weight_H, eps)
+
+    @staticmethod
+    def gate(gates_NI: Tensor, values_NI: Tensor) -> Tensor:
+        """The gated values."""
+        return F.silu(gates_NI) * values_NI
+
+
+def run_layers(decoder: Any, hidden_NH: Tensor, attend: Attend, parts: Parts | None = None) -> Tensor:
     """Run the decoder's layers.
 
     Args:
         decoder: transformers' text model, with or without adapters.
         hidden_NH: input embeddings of positions, of any rows in any order.
         attend: rotates, stores and mixes.
+        parts: the small pieces; in plain torch unless given.
 
     Returns:
         Hidden states (N, hidden).
     """
-    eps = decoder.config.rms_norm_eps
-    for index, layer in enumerate(decoder.layers):
+    parts, eps = parts or Plain(), decoder.config.rms_norm_eps
+    layers = list(decoder.layers)
+    norms = [*(layer.input_layernorm for layer in layers[1:]), decoder.norm]
+    normed = _norm(hidden_NH, layers[0].input_layernorm.weight, eps)
+    for index, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
         attention, mlp = layer.self_attn, layer.mlp
-        normed = _norm(layer.input_layernorm, hidden_NH, eps)
         shape = (len(normed), -1, attention.head_dim)
         query, key, value = (p(normed).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-        hidden_NH = hidden_NH + attention.o_proj(attend(index, query, key, value).reshape(len(normed), -1))
-        normed = _norm(layer.post_attention_layernorm, hidden_NH, eps)
-        hidden_NH = hidden_NH + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
-    return _norm(decoder.norm, hidden_NH, eps)
+        mixed = attention.o_proj(attend(index, query, key, value).reshape(len(normed), -1))
+        hidden_NH, normed = parts.add_norm(hidden_NH, mixed, layer.post_attention_layernorm.weight, eps)
+        gated = parts.gate(mlp.gate_proj(normed), mlp.up_proj(normed))
+        hidden_NH, normed = parts.add_norm(hidden_NH, mlp.down_proj(gated), norm.weight, eps)
+    return normed
 
 
-def _norm(norm: Any, hidden_NH: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(hidden_NH, hidden_NH.shape[-1:], norm.weight.to(hidden_NH.dtype), eps)
+def _norm(hidden_NH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(hidden_NH, hidden_NH.shape[-1:], weight_H.to(hidden_NH.dtype), eps)
 
 
 def rotation_table(decoder: Any, n_positions: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from echo_audio.models import folders
 from echo_audio.models.audio_tower import encode_clips
 from echo_audio.models.logmel import logmel
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
-from echo_audio.models.rows import Attend, run_layers
+from echo_audio.models.rows import Attend, Parts, run_layers
 
 _UNLOADABLE = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RuntimeError, SafetensorError,
@@ -142,9 +142,9 @@ class Thinker(nn.Module):
         )
         return out.last_hidden_state
 
-    def decode_rows(self, embeds_NH: Tensor, attend: Attend) -> Tensor:
+    def decode_rows(self, embeds_NH: Tensor, attend: Attend, parts: Parts | None = None) -> Tensor:
         """Run the decoder on positions of any rows of a cache, (N, hidden); see `run_layers`."""
-        return run_layers(self.decoder, embeds_NH, attend)
+        return run_layers(self.decoder, embeds_NH, attend, parts)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits with what a policy may not write at -inf."""
