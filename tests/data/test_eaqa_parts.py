@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,7 +14,7 @@ import pytest
 
 from echo_audio.data.eaqa import checks, similar, texts
 from echo_audio.data.eaqa.calls import Calls, JsonLines
-from echo_audio.data.eaqa.endpoint import ChatEndpoint, check_url
+from echo_audio.data.eaqa.endpoint import ChatEndpoint, Pace, check_url
 from echo_audio.data.eaqa.prompts import load_prompts
 from echo_audio.data.eaqa.settings import CheckSettings, EndpointSettings
 from echo_audio.data.rows import KnownEvent
@@ -53,11 +54,14 @@ class Handler(BaseHTTPRequestHandler):
         what = self.server.plan.pop(0) if self.server.plan else "well"
         status = what if isinstance(what, int) else 200
         said = f"bad key {self.headers['Authorization']}".encode()
-        body = {"well": REPLY, "half": REPLY[:20], "broken": REPLY[:20]}.get(str(what), said)
+        body = {"well": REPLY, "half": REPLY[:20], "broken": REPLY[:20], "drops": REPLY}.get(str(what), said)
         self.send_response(status)
         self.send_header("Content-Length", str(len(REPLY) if what == "half" else len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        for drop in body[:8] if what == "drops" else (body,):
+            self.wfile.write(bytes([drop]) if isinstance(drop, int) else drop)
+            if what == "drops":
+                time.sleep(0.1)
         self.close_connection = what == "half"
 
 
@@ -71,12 +75,13 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def ask(server: Server, path, plan: list[int | str], seed: int = 1, tries: int = 6) -> str:
+def ask(server: Server, path, plan: list[int | str], seed: int = 1, tries: int = 6, timeout_s: float = 60.0) -> str:
     """The reply's text; whatever the plan still holds was not asked for."""
 
     async def once() -> str:
         calls = Calls(path)
-        endpoint = ChatEndpoint(EndpointSettings(tries=tries, wait_s=0.01, key_env="MY_KEY"), calls, server.url, KEY)
+        settings = EndpointSettings(tries=tries, wait_s=0.01, key_env="MY_KEY", timeout_s=timeout_s)
+        endpoint = ChatEndpoint(settings, calls, server.url, KEY)
         try:
             return (await endpoint.chat("write", ASK, seed)).text
         finally:
@@ -107,6 +112,24 @@ def test_what_was_answered_once_is_never_paid_for_again(server, tmp_path):
     calls = Calls(path)
     assert calls.spent == {("write", "rules"): [2, 6, 4]}
     calls.close()
+
+
+def test_a_reply_that_comes_drop_by_drop_or_never_ends_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("echo_audio.data.eaqa.endpoint.MOST_BYTES", 20)
+    with pytest.raises(EngineError, match="no chat completion"):
+        ask(server, tmp_path / "calls.jsonl", [], tries=1)
+    monkeypatch.undo()
+    with pytest.raises(EngineError, match=r"no reply within 0\.3 s"):
+        ask(server, tmp_path / "calls.jsonl", ["drops"], tries=1, timeout_s=0.3)
+
+
+def test_requests_keep_their_pace():
+    async def five() -> float:
+        pace, begin = Pace(1200), time.monotonic()
+        await asyncio.gather(*(pace.wait() for _ in range(5)))
+        return time.monotonic() - begin
+
+    assert asyncio.run(five()) >= 0.19
 
 
 def test_the_key_appears_nowhere(server, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -14,6 +15,9 @@ from echo_audio.cli.console import console
 from echo_audio.cli.progress import progress
 from echo_audio.errors import DataError
 from echo_audio.transcript import Mode, Question
+
+if TYPE_CHECKING:
+    from echo_audio.data.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -96,7 +100,8 @@ def _validate(args: argparse.Namespace) -> int:
 
     store, stock = Store(args.store), None
     try:
-        stock = stock_of(store, args.bank)
+        if not _is_eaqa(store):
+            stock = stock_of(store, args.bank)
     except DataError as error:
         if args.bank:
             raise
@@ -109,6 +114,11 @@ def _validate(args: argparse.Namespace) -> int:
     verdict = "nothing is wrong" if report.ok else f"{len(report.problems)} kinds of problem"
     console().print(Text(f"{report.n_rows} rows checked: {verdict}."))
     return 0 if report.ok else 1
+
+
+def _is_eaqa(store: Store) -> bool:
+    made_by = store.manifest.get("made_by")
+    return isinstance(made_by, dict) and "eaqa" in made_by
 
 
 def _export(args: argparse.Namespace) -> int:

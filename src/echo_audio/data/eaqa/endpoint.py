@@ -18,6 +18,8 @@ from echo_audio.data.eaqa.settings import EndpointSettings
 from echo_audio.errors import ConfigError, EngineError
 
 LONGEST_WAIT_S = 60.0
+MOST_BYTES = 16 * 2**20
+"""Of one reply."""
 _TRY_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _HIDDEN = "[key]"
 
@@ -69,7 +71,8 @@ class ChatEndpoint:
         self._url = check_url(url) + "/chat/completions"
         self._pace = Pace(settings.requests_per_minute)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.AsyncClient(headers=headers, timeout=settings.timeout_s)
+        limits = httpx2.Limits(max_connections=None)  # how many there are at once is the run's business
+        self._client = httpx2.AsyncClient(headers=headers, timeout=settings.timeout_s, limits=limits)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -122,25 +125,36 @@ class ChatEndpoint:
             await self._pace.wait()
             wait_s = min(LONGEST_WAIT_S, self.settings.wait_s * 2.0**attempt * random.uniform(0.75, 1.25))
             try:
-                response = await self._client.post(self._url, json=body)
-            except httpx2.TimeoutException:
+                async with asyncio.timeout(self.settings.timeout_s):  # for all of it: a reply may also come drop by drop
+                    status, headers, content = await self._post(body)
+            except (httpx2.TimeoutException, TimeoutError):
                 why = f"no reply within {self.settings.timeout_s:g} s"
             except httpx2.HTTPError as error:
                 why = f"the connection failed ({type(error).__name__}: {error})"
             else:
-                if response.status_code == 200:
-                    reply = _read(response.content)
+                if status == 200:
+                    reply = _read(content)
                     if reply is not None:
                         return reply
                     why = "its reply is no chat completion"
-                elif response.status_code in _TRY_AGAIN:
-                    why = f"HTTP {response.status_code}"
-                    wait_s = max(wait_s, _retry_after_s(response.headers))
+                elif status in _TRY_AGAIN:
+                    why = f"HTTP {status}"
+                    wait_s = max(wait_s, _retry_after_s(headers))
                 else:
-                    raise self._refused(response.status_code, response.text)
+                    raise self._refused(status, content.decode(errors="replace"))
             if attempt + 1 < self.settings.tries:
                 await asyncio.sleep(wait_s)
         raise EngineError(self.hidden(f"the endpoint for {self.settings.model} failed {self.settings.tries} times; last: {why}"))
+
+    async def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and content, of which no more is read than any reply has."""
+        content = bytearray()
+        async with self._client.stream("POST", self._url, json=body) as response:
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    break
+        return response.status_code, response.headers, bytes(content[:MOST_BYTES])
 
     def _refused(self, status: int, text: str) -> ConfigError:
         said = self.hidden(" ".join(text.split()))[:300]

@@ -18,7 +18,7 @@ from typing import Any
 
 from echo_audio.data.eaqa.journal import Outcome, Route
 from echo_audio.data.eaqa.settings import CheckSettings
-from echo_audio.data.eaqa.similar import NearDuplicates, Templates
+from echo_audio.data.eaqa.similar import NearDuplicates, Templates, alike, shingles
 from echo_audio.data.rows import Row
 from echo_audio.data.store import StoreWriter, audio_path, write_atomically
 
@@ -32,7 +32,7 @@ def settled(outcomes: Sequence[Outcome], limits: CheckSettings) -> list[Outcome]
     Near-duplicates are dropped, and so is the reasoning of a row whose template is used up.
     """
     seen, templates = NearDuplicates(limits.near_duplicate), Templates(limits.same_template)
-    asked: defaultdict[str, NearDuplicates] = defaultdict(lambda: NearDuplicates(limits.near_duplicate))  # by recording
+    asked: defaultdict[str, list[frozenset[str]]] = defaultdict(list)  # questions by recording
     out: list[Outcome] = []
     for outcome in outcomes:
         row = outcome.row
@@ -40,7 +40,10 @@ def settled(outcomes: Sequence[Outcome], limits: CheckSettings) -> list[Outcome]
             out.append(outcome)
             continue
         text = " ".join([row.question, *sorted(row.choices)])
-        if not asked[row.audio_id].add(text) or (row.reasoning and not seen.add(f"{text} {row.reasoning}")):
+        question, before = shingles(text), asked[row.audio_id]
+        again = any(alike(question, other) >= limits.near_duplicate for other in before)
+        before.append(question)
+        if again or (row.reasoning and not seen.add(f"{text} {row.reasoning}")):
             outcome = replace(outcome, route=Route.DROPPED, reasons=("is nearly another row",))
         elif row.reasoning and not templates.add(row.reasoning, [*(e.label for e in row.events), *row.choices]):
             outcome = replace(outcome, route=Route.RL, reasons=("reasoning has a template that is used up",), row=_bare(row))

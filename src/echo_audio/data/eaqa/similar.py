@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,9 +34,14 @@ def shingles(text: str) -> frozenset[str]:
 
 def signature(parts: Iterable[str]) -> Signature:
     """MinHash of a set, shape (64,): two signatures agree in about as large a share as the sets have in common."""
-    values = [int.from_bytes(hashlib.blake2b(p.encode(), digest_size=4).digest(), "little") for p in parts]
+    values = [zlib.crc32(part.encode()) for part in parts]
     hashes = np.array(values or [0], dtype=np.uint64)
     return ((hashes[:, None] * _A + _B) % _PRIME).min(axis=0)
+
+
+def alike(one: frozenset[str], other: frozenset[str]) -> float:
+    """What two sets have in common, over what they have together (Jaccard); 1 for two empty ones."""
+    return len(one & other) / len(one | other) if one or other else 1.0
 
 
 class NearDuplicates:
@@ -54,25 +59,27 @@ class NearDuplicates:
     def add(self, text: str) -> bool:
         """Remember the text; False when it is nearly one that was there, and then it is not remembered."""
         own = shingles(text)
-        if self._find(own):
+        keys = self._keys(own)
+        if self._find(own, keys):
             return False
-        for key in self._keys(own):
+        for key in keys:
             self._bands[key].append(len(self._sets))
         self._sets.append(own)
         return True
 
     def holds(self, text: str) -> bool:
         """Whether nearly this text is there."""
-        return self._find(shingles(text))
+        own = shingles(text)
+        return self._find(own, self._keys(own))
 
-    def _find(self, own: frozenset[str]) -> bool:
-        candidates = {index for key in self._keys(own) for index in self._bands.get(key, ())}
-        return any(len(own & self._sets[i]) >= self.similarity * len(own | self._sets[i]) for i in candidates)
+    def _find(self, own: frozenset[str], keys: Sequence[tuple[int, bytes]]) -> bool:
+        candidates = {index for key in keys for index in self._bands.get(key, ())}
+        return any(alike(own, self._sets[i]) >= self.similarity for i in candidates)
 
     @staticmethod
-    def _keys(own: frozenset[str]) -> Iterator[tuple[int, bytes]]:
+    def _keys(own: frozenset[str]) -> list[tuple[int, bytes]]:
         bands = signature(own).reshape(_BANDS, -1)
-        return ((band, values.tobytes()) for band, values in enumerate(bands))
+        return [(band, values.tobytes()) for band, values in enumerate(bands)]
 
 
 class Templates:
