@@ -101,8 +101,7 @@ def test_upload_ask_see_and_hear(tiny: Any, at: Any) -> None:
     assert page.sound()[0] == pytest.approx(end_s, abs=0.02)
 
     page.regions.first.click()
-    assert page.page.locator(".sentence.here").count() == 1
-    assert page.page.locator(".seg:focus").count() == 1
+    page.page.locator(".sentence.jumped .seg:focus").wait_for()
     assert all(url.startswith((tiny.url, "data:", "blob:")) for url in page.requests), "nothing is fetched from elsewhere"
 
 

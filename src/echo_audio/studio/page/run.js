@@ -195,8 +195,8 @@ export class Run extends EventTarget {
     if (!segment) return;
     segment.chip.scrollIntoView({ block: "center", behavior: "smooth" });
     segment.chip.focus({ preventScroll: true });
-    segment.sentence?.classList.add("here");
-    setTimeout(() => segment.sentence?.classList.remove("here"), 1800);
+    segment.sentence?.classList.add("jumped");
+    setTimeout(() => segment.sentence?.classList.remove("jumped"), 2500);
     return segment;
   }
 }
