@@ -213,7 +213,8 @@ def test_weights_do_not_change_under_a_request(folder, tmp_path):
 def test_two_processes_give_the_gradients_of_one(folder, tmp_path):
     """Each holds all weights, then each a share of them (FSDP2); both over gloo."""
     alone = gradients_of(folder, tmp_path / "alone")
-    two = _in_two_processes(folder, tmp_path)
+    _in_two_processes(_GRADIENTS, folder, tmp_path)
+    two = torch.load(tmp_path / "found.pt", weights_only=True)
     assert alone["norm"] > 0.1
     for name in ("copies", "shares"):
         together = two[name]
@@ -225,25 +226,61 @@ def test_two_processes_give_the_gradients_of_one(folder, tmp_path):
         assert together["restored"] and alone["restored"]
 
 
-_SCRIPT = """
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_processes_agree_on_the_best_and_on_the_end(folder, tmp_path):
+    """A whole run; one killed after the evaluation before its first step; one that ends by the clock."""
+    _in_two_processes(_RUNS, folder, tmp_path)
+    for name in ("whole", "killed"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 1, 2] and lines[-1]["eval/score"] == 0.5
+        assert json.loads((tmp_path / name / "best/best.json").read_text()) == {"step": 0, "score": 0.5}
+        assert (tmp_path / name / "model/model.safetensors").is_file()
+    assert (tmp_path / "timed/model/model.safetensors").is_file()
+
+
+_HEAD = """
 import sys
 from pathlib import Path
 import torch
-from grpo_helpers import SHORT, gradients_of, short
+from grpo_helpers import SHORT, gradients_of, short, small
 from echo_audio.scoring import rewards
+from echo_audio.training import grpo
 
 torch.set_num_threads(1)
 rewards.REWARDS[SHORT] = short
 folder, out = map(Path, sys.argv[1:])
+"""
+_GRADIENTS = """
 ways = {"copies": "train.shard=false", "shares": "train.shard=true"}
 found = {name: gradients_of(folder, out / name, way) for name, way in ways.items()}
 if torch.distributed.get_rank() == 0:
     torch.save(found, out / "found.pt")
+"""
+_RUNS = """
+def run(name, *how):
+    given = ("rollout.exact=false", "train.steps=2", "train.save_every=2", "eval.every=2", *how)
+    grpo.train(small(folder, out / name, *given), evaluate=lambda engine, family: {"score": 0.5})
+
+run("whole")
+step = grpo.GrpoRun.step
+def dies(self):
+    raise KeyboardInterrupt
+grpo.GrpoRun.step = dies
+try:
+    run("killed")
+except KeyboardInterrupt:
+    grpo.GrpoRun.step = step
+run("killed")
+run("timed", "train.max_seconds=0.1", "train.steps=50")
+"""
+_TAIL = """
 torch.distributed.destroy_process_group()
 """
 
 
-def _in_two_processes(folder: Path, out: Path) -> dict:
+def _in_two_processes(script: str, folder: Path, out: Path) -> None:
+    script = _HEAD + script + _TAIL
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -255,7 +292,7 @@ def _in_two_processes(folder: Path, out: Path) -> dict:
     for rank, log in enumerate(logs):
         with log.open("w") as said:
             env = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            running.append(subprocess.Popen([sys.executable, "-c", _SCRIPT, str(folder), str(out)], stderr=said, env=env))
+            running.append(subprocess.Popen([sys.executable, "-c", script, str(folder), str(out)], stderr=said, env=env))
     try:
         codes = [process.wait(timeout=300) for process in running]
     finally:
@@ -263,7 +300,6 @@ def _in_two_processes(folder: Path, out: Path) -> dict:
             process.kill()
             process.wait()
     assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)
-    return torch.load(out / "found.pt", weights_only=True)
 
 
 # ---------------------------------------------------------------------------------------------------- small things

@@ -134,8 +134,12 @@ class GrpoRun:
     def run(self) -> Path:
         """All steps that are left, then the model folder."""
         self.sampling.sync()
-        if not self.position.steps and not self.lines:
-            self._evaluate_first()
+        if not self.position.steps:
+            before = self.crew.gathered([line["eval/score"] for line in self.lines if "eval/score" in line])[0]
+            if before:  # evaluated already, and killed before its first checkpoint
+                self.position = Position(best=before[0])
+            else:
+                self._evaluate_first()
         while not self.ended:
             self.step()
         export(self.policy, self.out / "model", self.settings.model, self.crew)
@@ -324,10 +328,12 @@ class GrpoRun:
     # ------------------------------------------------------------------------------------------ evaluation
 
     def _evaluate_first(self) -> None:
-        """How good the model is before it learns."""
+        """How good the model is before it learns, and on every process, for all must agree on what is the best."""
         scores = self._evaluated(0)
-        if scores and self.crew.first:
-            self.position = Position(best=scores["eval/score"])
+        if not scores:
+            return
+        self.position = Position(best=scores["eval/score"])
+        if self.crew.first:
             self.lines.append({"step": 0, **scores})
             _append(self.out / "metrics.jsonl", self.lines[-1])
             self.watch.stepped(self.lines[-1])
