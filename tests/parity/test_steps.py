@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from dictation import FREE, RECORDINGS, RELISTENING, TOLERANCE, Dictated, dictate, hear, hear_all, off_by, start
+from dictation import RECORDINGS, RELISTENING, TOLERANCE, Dictated, dictate, hear, hear_all, off_by, start
 
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.graphs import Graphs, Work
@@ -20,7 +20,7 @@ from echo_audio.engines.local import LocalEngine
 from echo_audio.engines.rows import RowCache
 from echo_audio.engines.steps import bucket_of
 from echo_audio.errors import EngineError
-from echo_audio.listen import Request, Sampling, TurnStop
+from echo_audio.listen import Limits, Request, Sampling, TurnStop
 from echo_audio.models import rows
 from echo_audio.models.thinker import Thinker
 from echo_audio.transcript import Stop
@@ -149,23 +149,39 @@ def test_a_cache_that_may_not_double_takes_just_enough_and_then_says_what_to_do(
     assert not cache.affords(3, 1000)
 
 
-def test_where_memory_ends_requests_wait_for_a_row(thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = LocalEngine(thinker)
-    room = engine._cache.n_bytes(2, 512)
-    monkeypatch.setattr(engine._cache, "_limit_bytes", lambda _: room)
+@pytest.mark.parametrize(("block", "ahead"), [(1, False), (4, True)])
+def test_where_memory_ends_requests_wait_for_a_row(
+    thinker: Thinker, monkeypatch: pytest.MonkeyPatch, block: int, ahead: bool
+) -> None:
+    """Short recordings take many small rows first; then long ones need fewer, larger rows."""
+    text = dictate(thinker, range(12))
+    plain, tight = Dictated(thinker, text), Dictated(thinker, text, block=block, ahead=ahead)
+    room = tight._cache.n_bytes(2, 1024)
+    monkeypatch.setattr(tight._cache, "_limit_bytes", lambda _: room)
     try:
-        how = [(4, Sampling(1.0, 1.0, i)) for i in range(6)]
-        for transcript, encoded in asyncio.run(hear_all(engine, how)):
-            assert transcript.stop is not Stop.ENGINE_ERROR
-            assert off_by(thinker, encoded) < TOLERANCE
-        assert len(engine._rows.all) == 2
-        monkeypatch.setattr(engine._cache, "_limit_bytes", lambda _: room // 2)
-        object.__setattr__(FREE, "max_new_tokens", 400)
-        results = asyncio.run(hear_all(engine, [(4, Sampling(1.0, 1.0, 1))]))
-        assert "let fewer transcripts run at once" in results[0][0].notes[-1].detail
+        how = [(i, Sampling(1.0, 1.0, n)) for n, i in enumerate((2, 2, 0, 0, 0, 4, 1, 4, 3))]
+        expected, found = (asyncio.run(hear_all(engine, how, RELISTENING)) for engine in (plain, tight))
+        assert [encoded.ids for _, encoded in found] == [encoded.ids for _, encoded in expected]
+        assert max(off_by(thinker, encoded) for _, encoded in found) < TOLERANCE
+        assert plain._cache.n_slots > tight._cache.n_slots >= 2
+        assert tight._cache.n_bytes_now <= room
     finally:
-        object.__setattr__(FREE, "max_new_tokens", 24)
-        engine.close()
+        plain.close()
+        tight.close()
+
+
+def test_a_context_for_which_memory_has_no_room_at_all_is_told_so(
+    thinker: Thinker, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = engine._cache.n_bytes(2, 256)
+    monkeypatch.setattr(engine._cache, "_limit_bytes", lambda _: room)
+    limits = Limits(max_new_tokens=600, force_answer=False)
+    results = asyncio.run(hear_all(engine, [(i, Sampling(3.0, 1.0, i)) for i in (2, 4)], limits))
+    for transcript, _ in results:
+        assert transcript.stop is Stop.END_OF_TURN or "let fewer transcripts run at once" in transcript.notes[-1].detail
+    assert any(transcript.stop is Stop.ENGINE_ERROR for transcript, _ in results)
+    _, encoded = asyncio.run(hear(engine, RECORDINGS[2], Sampling(1.0, 1.0, 1)))
+    assert off_by(thinker, encoded) < TOLERANCE
 
 
 # The forward over rows

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -225,26 +226,42 @@ class LocalEngine:
         self._active = [job for job in self._active if not job.over]
         self._admit()
         n_launched = 0
-        long = [job for job in self._active if job.needs_prefill and self._reserve(job, 0)]
+        long = self._with_room(lambda job: job.needs_prefill, 0)
         for jobs in ([job for job in long if job.begins], [job for job in long if not job.begins]):
             if jobs:  # by kinds, which need different attention
                 self._flights.append(self._prefill(jobs))
                 n_launched += 1
         if not self.ahead:
             self._collect(0)
-        ready = [job for job in self._active if job.can_decode and self._reserve(job, self.block)]
+        ready = self._with_room(lambda job: job.can_decode, self.block)
         if ready:
             n_steps = min(self.block, max(job.remaining for job in ready))
             self._flights.append(self._steps.decode(ready, n_steps))
             n_launched += 1
         self._collect(n_launched if self.ahead else 0)
 
+    def _with_room(self, wanted: Callable[[Job], bool], n_steps: int) -> list[Job]:
+        """The active jobs of a kind for whose next positions the cache has room."""
+        found = [job for job in list(self._active) if wanted(job) and self._reserve(job, n_steps)]
+        return [job for job in found if job in self._active and wanted(job)]  # making room may have ended some
+
     def _reserve(self, job: Job, n_steps: int) -> bool:
-        """Room in the cache for what a job computes next; one that finds none fails alone."""
+        """Room in the cache for what a job computes next. One that finds none waits for others to end, or fails alone."""
+        n_positions = len(job.keys) + job.in_flight + n_steps
         try:
-            self._cache.reserve(self._cache.n_slots, len(job.keys) + job.in_flight + n_steps)
+            self._cache.reserve(self._cache.n_slots, n_positions)
         except EngineError as error:
-            self._refuse(job, error)
+            self._collect(0)
+            if job not in self._active:
+                return False
+            if self._rows.make_room(n_positions, {other.row for other in self._active if other.row is not None}):
+                return True
+            if len(self._active) == 1:
+                self._refuse(job, error)
+            else:  # what it has so far is computed again
+                self._active.remove(job)
+                job.row = None
+                self._waiting.append(job)
             return False
         return True
 

@@ -97,7 +97,7 @@ class RowCache:
 
     def affords(self, slots: int, n_positions: int) -> bool:
         """Whether there may be so many slots of so many positions."""
-        capacity = max(self._least, self.capacity, n_positions + 1)
+        capacity = max(self._least, self.capacity, -(-(n_positions + 1) // 256) * 256)
         return self._limit_bytes is None or self.n_bytes(slots, capacity) <= self._limit_bytes(self.n_bytes_now)
 
     @property
@@ -126,6 +126,19 @@ class RowCache:
                     f"and may take {may / 1e9:.1f} GB; let fewer transcripts run at once, or give shorter recordings"
                 )
         self._grow(slots, capacity)
+
+    def fewer(self, kept: list[int], n_positions: int) -> None:
+        """Only these slots stay, as the first ones, each with room for so many positions, which must be affordable."""
+        index = torch.tensor(kept, device=self.device)
+        capacity = max(self.capacity, -(-(n_positions + 1) // 256) * 256)
+        for store in (self.keys, self.values):
+            for layer, old in enumerate(store):
+                store[layer] = torch.empty(0)  # what goes makes room for what comes
+                new = torch.zeros((len(kept) + 1, capacity, *self.shape), dtype=self.dtype, device=self.device)
+                new[: len(kept), : self.capacity] = old[index]
+                store[layer] = new
+        self.n_slots, self.capacity = len(kept), capacity
+        self.version += 1
 
     def _grow(self, slots: int, capacity: int) -> None:
         for store in (self.keys, self.values):
@@ -211,6 +224,28 @@ class Rows:
             row.keys = keys[:shared]
         row.used_at, row.session = time.monotonic(), session
         return row
+
+    def make_room(self, n_positions: int, busy: Collection[Row]) -> bool:
+        """Give up rows that nobody computes with, so that those that stay may hold so many positions.
+
+        No work on the rows may be in flight: those that stay move.
+
+        Returns:
+            Whether that was enough.
+        """
+        self.all.sort(key=lambda row: (row in busy, bool(row.session), row.used_at), reverse=True)
+        n = len(self.all)
+        while n > 1 and not self.cache.affords(n, n_positions):
+            n -= 1
+        if n < len(busy) or not self.cache.affords(n, n_positions):
+            self.all.sort(key=lambda row: row.slot)
+            return False
+        kept = sorted(self.all[:n], key=lambda row: row.slot)
+        self.cache.fewer([row.slot for row in kept], n_positions)
+        for slot, row in enumerate(kept):
+            row.slot = slot
+        self.all = kept
+        return True
 
     def _most_alike(self, keys: list[int], usable: int) -> tuple[Row | None, int]:
         """The row that begins most like `keys`, if any does, and how far."""
