@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +106,47 @@ def test_the_strict_rule_counts_equal_choices_once():
     assert strict_score(response, "Man", ("man", "MAN")).verdict is Verdict.UNPARSED
     assert strict_choice("A B", ("A", "B")) is None
     assert strict_score("<answer>Connor</answer>", "Connor ", ("Connor ", "Andrew ")).correct
+
+
+HOSTILE = ('"', "*", " ", ".", "[", "(A) ", "Man ", "option ", "<seg>", "<answer>", "</answer>", "<answer>x</answer>", "e\u0301")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("around", ["{}", "<answer>{}</answer>", "<answer>{}"])
+def test_no_response_takes_long(text, around):
+    response = around.format(text * 50_000)
+    began_s = time.process_time()
+    for read_by in (extract, extract_upstream):
+        got = read_by(response, PEOPLE)
+        assert got.choice is None or got.choice in PEOPLE
+    strict_score(response, "Man", PEOPLE)
+    assert time.process_time() - began_s < 5
+
+
+def by_looking_at_all_pairs(text: str, choices: list[str]) -> set[str]:
+    """The choices in a text of words, none of them inside a longer one; a choice does not overlap itself."""
+    words, spans = text.split(), []
+    for choice in choices:
+        n, free = len(choice.split()), 0
+        for i in range(len(words) - n + 1):
+            if i >= free and words[i : i + n] == choice.split():
+                spans.append((i, i + n, choice))
+                free = i + n
+    return {c for a, b, c in spans if not any(x <= a and b <= y and y - x > b - a for x, y, _ in spans)}
+
+
+some_words = st.lists(st.sampled_from(["red", "dog", "big", "cat"]), min_size=1, max_size=3).map(" ".join)
+
+
+more_words = st.lists(st.sampled_from(["red", "dog", "big", "cat", "so"]), min_size=2, max_size=9)
+
+
+@given(more_words, st.sets(some_words, min_size=2, max_size=5))
+def test_what_is_contained_is_the_one_choice_that_is_in_no_longer_one(words, choices):
+    text = "so " + " ".join(words)
+    named = by_looking_at_all_pairs(text, sorted(choices))
+    assert read(text, tuple(sorted(choices))).choice == (named.pop() if len(named) == 1 else None)
 
 
 texts = st.text(alphabet="aAbB .,*\"'()2é", max_size=6)

@@ -160,13 +160,24 @@ def _at(letter: str, choices: Sequence[str]) -> str | None:
 
 def _contained(text: str, choices: Sequence[str], letters: bool) -> str | None:
     """The one choice that stands in the text as whole words. One inside a longer one ("Tennis") is not named."""
-    found: list[tuple[int, int, str]] = []
+    if len(text) > _MOST_CHARACTERS:
+        return None
+    found: dict[tuple[int, int], set[str]] = {}
     for choice in {trimmed(c).casefold(): c for c in reversed(choices)}.values():
-        found += [(m.start(), m.end(), choice) for m in _whole_words(choice).finditer(text)]
-    named = {c for begin, end, c in found if not any(a <= begin and end <= b and b - a > end - begin for a, b, _ in found)}
+        for match in _whole_words(choice).finditer(text):
+            found.setdefault(match.span(), set()).add(choice)
+    named: set[str] = set()
+    reached = -1  # the end of the furthest span so far: one that begins later and ends no later lies inside it
+    for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
+        if end > reached:
+            named |= found[begin, end]
+        reached = max(reached, end)
     only = named.pop() if len(named) == 1 else None
     return None if only is not None and trimmed(only) in _WORDS_TOO else only
 
+
+_MOST_CHARACTERS = 10_000
+"""An answer block that is longer names nothing by what it contains; searching it could take minutes."""
 
 _WORDS_TOO = ("A", "a", "I")
 """In a sentence these are words as well: one of them beside another choice makes two, and alone it names nothing."""
