@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,10 @@ def test_it_serves_with_what_the_arguments_say(run, engine, monkeypatch) -> None
     assert "http://localhost:" in said.out and "API key" in said.out and "long enough" not in said.out
     run("serve", "--port", "0", "--without-key")
     assert seen[1][1].key is None and "localhost" in seen[1][1].hosts
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["view", "x.jsonl"]])
+def test_without_its_packages_it_names_the_extra(arguments) -> None:
+    script = f"import sys; sys.modules['fastapi'] = None; from echo_audio.cli import run; sys.exit(run({arguments}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "pip install 'echo-audio[serve]'" in done.stderr

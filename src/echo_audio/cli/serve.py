@@ -12,6 +12,7 @@ from rich.text import Text
 
 from echo_audio.cli.arguments import Parser, number, whole
 from echo_audio.cli.console import console, shown
+from echo_audio.cli.engines import add_engine
 from echo_audio.cli.session import MAX_AT_ONCE, TINY, Manner, loading
 from echo_audio.errors import ConfigError, MissingExtraError
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     sock = serving.bound(args.host, args.port)
     quiet_log(quiet=args.quiet)
     where = console()
-    with sock, loading(Manner(model=args.model, device=args.device, at_once=args.at_once)) as model:
+    with sock, loading(Manner(model=args.model, engine=args.engine, device=args.device, at_once=args.at_once)) as model:
         app = make_app(model.engine, model.family, shown(args.name or args.model), house)
         address = where_it_is(args.host, sock.getsockname()[1])
         serving.serve(app, sock, house, lambda: where.print(_hello(address, args.host, key), soft_wrap=True))
@@ -67,8 +68,8 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("--model", default=TINY, metavar="M", help="a folder, a hub id, or 'tiny': the one that ships (default)")
+    add_engine(add)
     add("--name", metavar="NAME", help="what clients call it (default: the same)")
-    add("--device", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU where there is one)")
     add_address(parser, port=8000)
     add("--at-once", type=whole(1), default=MAX_AT_ONCE, metavar="N", help=f"reasonings in the batch (default {MAX_AT_ONCE})")
     add("--waiting", type=whole(0), default=256, metavar="N", help="more that may wait; others get 429 (default 256)")
