@@ -125,7 +125,7 @@ def test_a_seed_that_the_start_does_not_have():
         jobs(plan)
 
 
-@pytest.mark.parametrize("name", ["ablation", "smoke-ablation", "grpo-search"])
+@pytest.mark.parametrize("name", ["ablation", "smoke-ablation", "grpo-search", "grpo-kinds"])
 def test_the_published_plans(name):
     plan = Plan.parse((CONFIGS / f"{name}.toml").read_text())
     assert all((CONFIGS.parent / job.command[1]).is_file() for job in jobs(plan) if job.kind in ("sft", "grpo"))
