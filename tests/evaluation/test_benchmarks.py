@@ -198,3 +198,28 @@ def test_the_submission_of_mmau_pro_is_a_table_with_its_column(tmp_path):
     write_submission(tmp_path / got.benchmark.submission, rows)
     (back,) = pq.read_table(tmp_path / "submission.parquet").to_pylist()
     assert back["model_output"] == "y" and {name: back[name] for name in row} == row
+
+
+def test_the_columns_of_a_table_keep_their_types(tmp_path):
+    """Columns as the published table has them: lists, nulls in the first row, a struct, a map."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    strings = pa.list_(pa.string())
+    columns = {
+        "id": pa.string(), "audio_path": strings, "question": pa.large_string(), "choices": strings, "answer": pa.string(),
+        "category": pa.string(), "perceptual_skills": strings, "sub-cat": pa.string(), "length_type": pa.string(),
+        "kwargs": pa.struct({"N": pa.int64(), "keyword": pa.string()}), "more": pa.map_(pa.string(), pa.int32()),
+    }  # fmt: skip
+    common = {"audio_path": ["data/a.wav"], "question": "Who?", "choices": ["x", "y"], "answer": "x", "category": "music"}
+    rows = [{"id": "1", **common}, {"id": "2", **common, "sub-cat": "s", "kwargs": {"N": 2, "keyword": "k"}, "more": [("a", 1)]}]
+    rows.append({"id": "3", **common, "category": "open", "choices": []})
+    table = pa.Table.from_pylist(rows, schema=pa.schema(list(columns.items())))
+    pq.write_table(table, tmp_path / "test.parquet")
+    got = load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
+    assert [r.key for r in got.records] == ["1", "2"]
+    out = submission(got.records, {"2": "y"}, {}, got.benchmark)
+    validate(out, got.records, got.benchmark)
+    write_submission(tmp_path / "s.parquet", out, got.path)
+    back = pq.read_table(tmp_path / "s.parquet")
+    assert back.select(list(columns)).equals(table.slice(0, 2)) and back["model_output"].to_pylist() == ["", "y"]

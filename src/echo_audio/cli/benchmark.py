@@ -235,7 +235,7 @@ def finish(folder: Path, loaded: Loaded, json_file: Path | None) -> int:
     if scores["n"] == len(loaded.records) and not scores["missing"]:
         rows = submission(loaded.records, answers, thoughts, loaded.benchmark)
         validate(rows, loaded.records, loaded.benchmark)
-        write_submission(folder / loaded.benchmark.submission, rows)
+        write_submission(folder / loaded.benchmark.submission, rows, loaded.path)
         console(to_stderr=True).print(Text(f"to hand in: {folder / loaded.benchmark.submission}", "dim"))
     show_scores(scores)
     return int(any(s.failed for s in samples) or scores["missing"] + scores["missing_turns"] > 0)

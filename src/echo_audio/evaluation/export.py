@@ -64,14 +64,17 @@ def _same(one: object, other: object) -> bool:
     return one == other or repr(one) == repr(other)  # NaN equals nothing, not even itself
 
 
-def write_submission(path: Path, rows: Sequence[Fields]) -> None:
+def write_submission(path: Path, rows: Sequence[Fields], questions: Path | None = None) -> None:
     """Write a JSON list, JSON lines without blank ones, or a parquet table, by the suffix; it appears whole or not at all.
+
+    Args:
+        questions: the question file; where it is a table, its columns keep their types.
 
     Raises:
         DataError: it cannot be written.
     """
     if path.suffix == ".parquet":
-        write_whole(path, _table(rows))
+        write_whole(path, _table(rows, questions))
         return
     if path.suffix == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=_escaped(row)) + "\n" for row in rows)
@@ -89,12 +92,22 @@ def _escaped(row: Fields) -> bool:
     return False
 
 
-def _table(rows: Sequence[Fields]) -> bytes:
+def _table(rows: Sequence[Fields], questions: Path | None) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
+    try:
+        schema = None
+        if questions is not None and questions.suffix == ".parquet":
+            known = pq.read_schema(questions).remove_metadata()
+            ours = [name for name in rows[0] if name not in known.names]
+            kept = [column for column in known if column.name not in (*KEYS, THINKING)]
+            ours += [column.name for column in known if column.name in (*KEYS, THINKING)]
+            schema = pa.schema([*kept, *(pa.field(name, pa.string()) for name in ours)])
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"the submission is no table of the question file's columns ({error}); take the published file") from None
     return buffer.getvalue().to_pybytes()
 
 
