@@ -105,7 +105,8 @@ class EventStream(Response):
             over = False
             while not over:
                 try:
-                    told = [await asyncio.wait_for(queue.get(), self._house.silence_s)]
+                    async with asyncio.timeout(self._house.silence_s):  # wait_for of Python 3.11 may lose a cancellation
+                        told = [await queue.get()]
                 except TimeoutError:
                     yield ": still at it\n\n"
                     continue
