@@ -45,12 +45,12 @@ def test_audioset_strong_finds_clips_under_their_many_names_and_tells_what_is_le
     with pytest.raises(AudioError):
         items["eeeeeeeeeee_20000"].load()
     wanted = {
-        "line 15 of the label file is no event": 1,
-        "label /m/nameless has no name": 1,
+        "a line of the label file is no event: 15": 1,
+        "label has no name: /m/nameless": 1,
         "is labelled, but there is no audio of it": 1,
     }
     name = "zzzzzzzzzzz_5000" if where == "files" else "zzzzzzzzzzz"
-    assert skipped == wanted | {f"1 recordings have no labels, {name} among them": 1}
+    assert skipped == wanted | {f"recordings have no labels: 1, {name} among them": 1}
 
 
 def test_rows_from_audioset_strong_hold_no_label_ids_and_only_events_that_can_be(audioset, tmp_path):
@@ -89,7 +89,7 @@ def test_avqa_questions_are_about_recordings_and_become_rl_rows(tmp_path):
     items, skipped = parts(source)
     asked = items["-HG3Omg_89c_000030-1"].asked
     assert asked and asked.question == "What makes the sound in the recording?" and asked.answer == "motorboat"
-    assert asked.kind == "which" and sum(skipped.values()) == 3 and "asks about View, which is not wanted" in skipped
+    assert asked.kind == "which" and sum(skipped.values()) == 3 and "asks about what is not wanted: View" in skipped
     made = make(tmp_path / "run", settings_of(1, sources={"avqa": {"kind": "avqa"}}), sources={"avqa": source})
     assert made.routes == {"sft": 0, "rl": 1, "dropped": 0, "skipped": 3}
 
@@ -114,7 +114,7 @@ def test_a_folder_may_have_one_label_file_for_all(tmp_path):
     labels = replicas.put(tmp_path / "all.json", json.dumps(told))
     items, skipped = parts(opened("folder", audio=audio, labels=labels))
     assert set(items) == {"door.wav"} and skipped["is labelled, but there is no audio of it"] == 1
-    assert skipped["an event of street.wav has no label"] == 1 and skipped["has no labels"] == 2
+    assert skipped["labels cannot be read: an event of street.wav has no label"] == 1 and skipped["has no labels"] == 2
 
 
 def test_an_id_that_occurs_twice_and_a_limit(tmp_path):

@@ -95,7 +95,7 @@ class Maker:
             recording = await asyncio.to_thread(self._opened, task.item)
         except (AudioError, MissingExtraError) as error:
             for number in wanted:
-                yield self._skipped(task, number, str(error))
+                yield self._skipped(task, number, f"recording cannot be used: {error}")
             return
         heard = await self._heard(task.item, recording)
         for number in wanted:
@@ -133,7 +133,7 @@ class Maker:
         kinds += self.tools.mix.others(kinds[0] if kinds else "", n_events, seed_of(self.settings.seed, row_id, "kind"))
         possible = [kind for kind in kinds if self.tools.mix.kinds[kind].events <= n_events]
         if not possible:
-            return self._skipped(task, number, f"has {n_events} usable events; no kind of question needs so few")
+            return self._skipped(task, number, f"too few events for any kind of question: {n_events}")
         draft = await self.tools.writer.draft(possible[0], heard.facts, row_id)
         return await self._routed(task, number, heard, possible[0], draft)
 

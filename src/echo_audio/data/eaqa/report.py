@@ -22,6 +22,7 @@ from echo_audio.data.eaqa.bill import Line, total
 from echo_audio.data.eaqa.journal import Outcome, Route
 from echo_audio.data.eaqa.plan import shares
 from echo_audio.data.eaqa.prompts import QuestionKind
+from echo_audio.data.eaqa.run import classes
 from echo_audio.data.eaqa.settings import EaqaSettings
 from echo_audio.data.eaqa.texts import words_of
 from echo_audio.data.rows import Row
@@ -148,12 +149,12 @@ def _balance(kept: Sequence[Row]) -> str:
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> str:
-    ends = Counter((str(o.route), why) for o in outcomes for why in o.reasons)
+    ends = Counter((str(o.route), why) for o in outcomes for why in classes(o.reasons))
     rows = [[_text(route), _text(why), str(n)] for (route, why), n in ends.most_common(60)]
     out = "<h2>Why rows went elsewhere</h2>" + _table(["route", "reason", "rows"], rows, words=1)
     tries = Counter(why for o in outcomes for why in o.notes.get("refused", ()))
     texts = Counter(why for o in outcomes for why in o.notes.get("texts", ()))
-    events = Counter(str(why).partition(":")[0] for o in outcomes for why in o.notes.get("events", ()))
+    events = Counter(why for o in outcomes for why in classes(map(str, o.notes.get("events", ()))))
     rows = [["written", _text(why), str(n)] for why, n in tries.most_common(60)]
     rows += [["described", _text(why), str(n)] for why, n in texts.most_common(30)]
     rows += [["labels", _text(why), str(n)] for why, n in events.most_common(30)]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,11 +246,16 @@ def finish(folder: Path, settings: EaqaSettings, journal: Journal, prompts: Mapp
     return outcomes
 
 
+def classes(reasons: Iterable[str]) -> list[str]:
+    """Reasons without what differs from case to case."""
+    return [reason.partition(":")[0] for reason in reasons]
+
+
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     """Rows by route and by reason."""
     routes = Counter(str(outcome.route) for outcome in outcomes)
     kept = [o.row for o in outcomes if o.route in (Route.SFT, Route.RL) and o.row is not None]
-    why = Counter((str(o.route), reason) for o in outcomes for reason in itertools.islice(o.reasons, 1))
+    why = Counter((str(o.route), reason) for o in outcomes for reason in classes(o.reasons[:1]))
     return {
         "routes": {str(route): routes[str(route)] for route in Route},
         "reasons": [{"route": route, "reason": reason, "n": n} for (route, reason), n in why.most_common()],

@@ -47,7 +47,7 @@ class AudioSetStrong:
     def items(self) -> Iterator[Labelled | Skipped]:
         """Each labelled clip, in the order of its audio; then what is left of either."""
         for line in self.broken:
-            yield Skipped("labels", f"line {line} of the label file is no event")
+            yield Skipped("labels", f"a line of the label file is no event: {line}")
         used: set[str] = set()
         missing: list[str] = []
         for segment_id in sorted(self.events, key=self._place):
@@ -60,14 +60,14 @@ class AudioSetStrong:
         yield from (Skipped(segment_id, "is labelled, but there is no audio of it") for segment_id in missing)
         left = sorted(self._unlabelled(used))
         if left:  # in one line: of the whole of AudioSet, only a twentieth has strong labels
-            yield Skipped("audio", f"{len(left)} recordings have no labels, {', '.join(left[:3])} among them")
+            yield Skipped("audio", f"recordings have no labels: {len(left)}, {', '.join(left[:3])} among them")
 
     def _item(self, segment_id: str, load: Callable[[], Recording]) -> Iterator[Labelled | Skipped]:
         events: list[KnownEvent] = []
         for start_s, end_s, label in self.events[segment_id]:
             name = self.names.get(label)
             if name is None:
-                yield Skipped(segment_id, f"label {label} has no name")
+                yield Skipped(segment_id, f"label has no name: {label}")
             else:
                 events.append(KnownEvent(label=name, start_s=start_s, end_s=end_s))
         origin = {"data": "AudioSet-Strong", "segment": segment_id}

@@ -45,7 +45,7 @@ class Avqa:
             path = self.folder.find((name, f"Y{name}"))
             asked = _asked(entry)
             if relation not in self.relations:
-                yield Skipped(item_id, f"asks about {relation}, which is not wanted")
+                yield Skipped(item_id, f"asks about what is not wanted: {relation}")
             elif asked is None:
                 yield Skipped(item_id, "question has no choices, or no answer among them")
             elif path is None:

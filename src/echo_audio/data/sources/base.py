@@ -53,7 +53,11 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something of a source that cannot be used; counted and listed, never fatal."""
+    """Something of a source that cannot be used; counted and listed, never fatal.
+
+    Args:
+        reason: why; what differs from case to case comes after a colon, for they are counted by what stands before it.
+    """
 
     id: str
     reason: str

@@ -42,7 +42,7 @@ class Folder:
             try:
                 told = self._told(path, name)
             except DataError as error:
-                yield Skipped(name, str(error))
+                yield Skipped(name, f"labels cannot be read: {error}")
                 continue
             if told is None:
                 yield Skipped(name, "has no labels")
