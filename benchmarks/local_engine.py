@@ -7,7 +7,7 @@
 The workload is that of `vllm_engine.py`: recordings of 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens,
 two re-listens of 3 s, 8 transcripts a prompt, so many rows at once. Weights are random. The sides, all in one process:
 
-    graphs   as the engine runs: blocks of steps, each a CUDA graph, Triton kernels, the host reads late
+    graphs   as the engine runs: blocks of steps, each block a CUDA graph, Triton kernels, the host reads late
     eager    the same without graphs
     plain    with graphs, without Triton: attention by torch over the longest row's length
     before   one token at a time, read at once, without graphs and kernels: how the engine worked before
@@ -205,6 +205,26 @@ def measured(engine: Timed, run: Callable[[int], int], n_transcripts: int, rate:
     }  # fmt: skip
 
 
+def profiled(engine: Timed, run: Callable[[int], int]) -> list[dict[str, Any]]:
+    """The GPU's kernels of one more run, by the time they take together, most first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    engine.reset()
+    with profile(activities=[ProfilerActivity.CUDA]) as watched:
+        run(0)
+        synchronise(engine.thinker.device)
+    found = [
+        {"kernel": event.key, "ms": event.self_device_time_total / 1e3, "calls": event.count}
+        for event in watched.key_averages() if event.self_device_time_total > 0
+    ]  # fmt: skip
+    found.sort(key=lambda line: -line["ms"])
+    total = sum(line["ms"] for line in found)
+    print(f"kernels: {total:.0f} ms in all, {engine.n_steps} steps")
+    for line in found[:25]:
+        print(f"  {line['ms']:9.1f} ms  {line['ms'] / total:5.1%}  {line['calls']:>7}  {line['kernel'][:110]}", flush=True)
+    return found[:25]
+
+
 HEAD = "side    rows  transcripts/s  tokens/s  step, ms  least, ms  rows/step  prefill  encode  decode  waiting  first run, s  GB"
 
 
@@ -274,8 +294,10 @@ def main() -> None:
             settings = SIDES[name] | ({"block": given.block} if given.block and name != "before" else {})
             engine = Timed(thinker, max_rows=rows, **settings)
             found[f"{name}-{rows}"] = side = measured(engine, lambda number, engine=engine: run(engine, number), n, rate)
-            engine.close()
             print(shown(name, rows, side), flush=True)
+            if given.profile and name == "graphs":
+                side["kernels_by_time"] = profiled(engine, lambda number, engine=engine: run(engine, number))
+            engine.close()
             del engine
             gc.collect()
             if thinker.device.type == "cuda":
@@ -300,9 +322,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=None, help="transcripts at once: 64 256; 64 with --rollouts")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=None)
     parser.add_argument("--block", type=int, default=0, help="steps between two looks of the host; the engine's own unless given")
+    parser.add_argument("--profile", action="store_true", help="one more run of `graphs`: its kernels by time; on a GPU")
     given = parser.parse_args()
     given.rows = given.rows or ([64] if given.rollouts else [8] if given.tiny else [64, 256])
     given.sides = given.sides or (["graphs", "eager", "before"] if given.rollouts else ["graphs", "eager", "plain", "before"])
+    if given.tiny and given.profile:
+        parser.error("--profile needs a GPU")
     if not given.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU here; --tiny runs on the CPU")
     return given
