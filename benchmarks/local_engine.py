@@ -39,6 +39,7 @@ from vllm_engine import GROUP, QUESTION, TOKENS, TURNS, Context, noise, write_al
 from echo_audio.data.stock import make_stock
 from echo_audio.engines.local import LocalEngine
 from echo_audio.engines.steps import Flight
+from echo_audio.models.merged import merge_projections
 from echo_audio.models.thinker import Thinker
 from echo_audio.training.grpo_settings import PromptSettings, RolloutSettings
 from echo_audio.training.prompts import DrawnRows, Place, Prompt, Prompts
@@ -244,6 +245,8 @@ def anchor(given: argparse.Namespace) -> tuple[Thinker, Callable[[Timed, int], i
     device = "cpu" if given.tiny else "cuda"
     torch.backends.cuda.enable_cudnn_sdp(False)  # as `Thinker.load` does
     thinker = prepared(make_thinker("small" if given.tiny else "7b", device, torch.float32 if given.tiny else torch.bfloat16))
+    if not given.unmerged:
+        merge_projections(thinker.decoder)  # as `LocalEngine.load` does
     n = given.prompts or (2 if given.tiny else 32)
     recordings = {seed: noise(seed) for number in range(2) for seed in seeds(number, n)}
 
@@ -322,6 +325,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=None, help="transcripts at once: 64 256; 64 with --rollouts")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=None)
     parser.add_argument("--block", type=int, default=0, help="steps between two looks of the host; the engine's own unless given")
+    parser.add_argument("--unmerged", action="store_true", help="each projection by itself, as in training")
     parser.add_argument("--profile", action="store_true", help="one more run of `graphs`: its kernels by time; on a GPU")
     given = parser.parse_args()
     given.rows = given.rows or ([64] if given.rollouts else [8] if given.tiny else [64, 256])

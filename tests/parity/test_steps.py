@@ -20,8 +20,9 @@ from echo_audio.engines.local import LocalEngine
 from echo_audio.engines.rows import RowCache
 from echo_audio.engines.steps import bucket_of
 from echo_audio.errors import EngineError
-from echo_audio.listen import Limits, Request, Sampling, TurnStop
+from echo_audio.listen import Encoded, Limits, Request, Sampling, TurnStop
 from echo_audio.models import rows
+from echo_audio.models.merged import merge_projections, project
 from echo_audio.models.thinker import Thinker
 from echo_audio.transcript import Stop
 
@@ -217,6 +218,38 @@ def test_buckets_are_few_and_waste_little() -> None:
     assert all(size >= n for n, size in enumerate(sizes, 1))
     assert all(size <= max(n + 31, 1) and size < 2 * n + 1 for n, size in enumerate(sizes, 1))
     assert len(set(sizes)) <= 20
+
+
+def test_merged_projections_are_the_same_weights(folder: Path) -> None:
+    plain, merged = Thinker.load(folder), Thinker.load(folder)
+    merge_projections(merged.decoder)
+    attention = merged.decoder.layers[0].self_attn
+    assert attention.k_proj.weight.data_ptr() > attention.q_proj.weight.data_ptr()
+    assert attention.k_proj.weight.untyped_storage().data_ptr() == attention.q_proj.weight.untyped_storage().data_ptr()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), merged.parameters(), strict=True))
+    engines = [LocalEngine(one) for one in (plain, merged)]
+    try:
+        for factor in (1.0, 0.7):
+            for thinker in (plain, merged):
+                with torch.no_grad():
+                    thinker.decoder.layers[1].self_attn.v_proj.weight.mul_(factor)
+                    thinker.decoder.layers[1].mlp.up_proj.weight.mul_(factor)
+            found: list[Encoded] = []
+            for engine in engines:
+                engine.forget()
+                found.append(asyncio.run(hear(engine, RECORDINGS[1], Sampling(1.0, 1.0, 3)))[1])
+            assert found[0].ids == found[1].ids
+            assert off_by(merged, found[1]) < TOLERANCE
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def test_projections_that_lie_apart_are_done_one_by_one() -> None:
+    layers = [torch.nn.Linear(8, n) for n in (4, 2)]
+    inputs = torch.randn(3, 8)
+    for ours, layer in zip(project(layers, inputs), layers, strict=True):
+        assert torch.equal(ours, layer(inputs))
 
 
 # As on a GPU

@@ -29,6 +29,7 @@ from echo_audio.engines.steps import Flight, Steps
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError
 from echo_audio.listen import OnPiece, Request, Turn, TurnStop
+from echo_audio.models.merged import merge_projections
 from echo_audio.models.thinker import Thinker
 
 _NOT_FINITE = (
@@ -102,7 +103,10 @@ class LocalEngine:
         """The engine for a model folder or hub id: the GPU and bfloat16 where there is one, else CPU and float32."""
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         kind = dtype or (torch.bfloat16 if where.startswith("cuda") else torch.float32)
-        return cls(Thinker.load(source, dtype=kind, device=where), max_rows=max_rows)
+        thinker = Thinker.load(source, dtype=kind, device=where)
+        if where.startswith("cuda"):
+            merge_projections(thinker.decoder)
+        return cls(thinker, max_rows=max_rows)
 
     @property
     def counters(self) -> Counters:

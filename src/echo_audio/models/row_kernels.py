@@ -45,7 +45,7 @@ def rotate_and_store(query: Tensor, key: Tensor, value: Tensor, aim: Aim, keys: 
     """See `rows.rotate_and_store`."""
     n, n_heads, width = query.shape
     n_kv = key.shape[1]
-    out = torch.empty_like(query)
+    out = query.new_empty(query.shape)
     group = n_heads // n_kv
     _rotate_and_store[(n, n_kv)](
         query, key, value, out, keys, values, aim.slots_N, aim.positions_N, aim.cosines_ND, aim.sines_ND,
@@ -84,7 +84,7 @@ def attend_single(query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, po
 
 
 def add_norm(hidden: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See `rows.add_norm`."""
+    """See `rows.Parts.add_norm`."""
     n, width = hidden.shape
     added, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     _add_norm[(n,)](hidden, more, weight, added, normed, eps, WIDTH=width, PAD=triton.next_power_of_2(width), num_warps=8)
@@ -92,9 +92,10 @@ def add_norm(hidden: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[
 
 
 def gate(gates: Tensor, values: Tensor) -> Tensor:
-    """See `rows.gate`; both contiguous."""
-    out = torch.empty_like(gates)
-    _gate[(triton.cdiv(gates.numel(), 2048),)](gates, values, out, gates.numel(), BLOCK=2048, num_warps=8)
+    """See `rows.Parts.gate`."""
+    n, width = gates.shape
+    out = gates.new_empty(gates.shape)
+    _gate[(n, triton.cdiv(width, 2048))](gates, values, out, width, gates.stride(0), values.stride(0), BLOCK=2048, num_warps=8)
     return out
 
 
@@ -114,12 +115,13 @@ def _add_norm(hidden, more, weight, added, normed, eps, WIDTH: tl.constexpr, PAD
 
 
 @triton.jit
-def _gate(gates, values, out, size, BLOCK: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < size
-    gate_ = tl.load(gates + at, mask=inside, other=0.0).to(tl.float32)
-    value = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, (gate_ / (1.0 + tl.exp(-gate_)) * value).to(out.dtype.element_ty), mask=inside)
+def _gate(gates, values, out, width, gate_stride, value_stride, BLOCK: tl.constexpr):
+    n = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < width
+    gate_ = tl.load(gates + n * gate_stride + at, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(values + n * value_stride + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + n * width + at, (gate_ / (1.0 + tl.exp(-gate_)) * value).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

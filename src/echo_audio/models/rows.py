@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from echo_audio.models.merged import project
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Of layer i: query (N, heads, width), key and value (N, kv_heads, width), before rotation -> mixed (N, heads, width)."""
 
@@ -66,10 +68,11 @@ def run_layers(decoder: Any, hidden_NH: Tensor, attend: Attend, parts: Parts | N
     for index, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
         attention, mlp = layer.self_attn, layer.mlp
         shape = (len(normed), -1, attention.head_dim)
-        query, key, value = (p(normed).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+        projected = project((attention.q_proj, attention.k_proj, attention.v_proj), normed)
+        query, key, value = (heads.view(shape) for heads in projected)
         mixed = attention.o_proj(attend(index, query, key, value).reshape(len(normed), -1))
         hidden_NH, normed = parts.add_norm(hidden_NH, mixed, layer.post_attention_layernorm.weight, eps)
-        gated = parts.gate(mlp.gate_proj(normed), mlp.up_proj(normed))
+        gated = parts.gate(*project((mlp.gate_proj, mlp.up_proj), normed))
         hidden_NH, normed = parts.add_norm(hidden_NH, mlp.down_proj(gated), norm.weight, eps)
     return normed
 
