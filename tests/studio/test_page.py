@@ -160,6 +160,7 @@ def test_errors_are_sentences(scripted: Any, at: Any) -> None:
 
 
 def test_a_stream_that_breaks_off_says_so_and_keeps_what_came(scripted: Any, at: Any) -> None:
+    scripted.engine.pause_s = 0.3  # still writing when the server goes away
     page = at(scripted)
     page.upload(FLAC)
     page.ask("What is heard?")
