@@ -45,7 +45,7 @@ from echo_audio.training.grpo_settings import PromptSettings, RewardSettings, Ro
 from echo_audio.training.prompts import DrawnRows, Place, Prompt, Prompts
 from echo_audio.training.rollouts import Key, RolloutLog, Sampler, rewarded
 from echo_audio.training.update import learned
-from echo_audio.transcript import Author, Transcript, Written
+from echo_audio.transcript import Author, Written
 
 PROMPTS, GROUP, RECORDED = 128, 8, 2
 DATA = PromptSettings(seed=701, n_rows=20_000)
@@ -296,9 +296,11 @@ def main() -> None:
     print(f"| side | {' | '.join(phases)} | all | of rollout: engine's thread | wall of rollout | ticks |")
     print("|---" * (len(phases) + 5) + "|")
     for name, one in found.items():
-        numbers = [*(one["cpu_ms"][p] for p in phases), sum(one["cpu_ms"].values()), one["engine_thread_ms"], one["wall_ms"]["rollout"]]
+        cpu_ms = one["cpu_ms"]
+        numbers = [*cpu_ms.values(), sum(cpu_ms.values()), one["engine_thread_ms"], one["wall_ms"]["rollout"]]
         print(f"| {name} | {' | '.join(f'{n:.2f}' for n in numbers)} | {one['ticks']} |")
-    print(json.dumps({"benchmark": "rollouts_host", "sides": found, "torch": torch.__version__, "python": platform.python_version()}))
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    print(json.dumps({"benchmark": "rollouts_host", "sides": found, **versions}))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class TranscriptEncoder:
     recording: Recording
     other: Recording | None = None
     _clips: dict[tuple[Segment, Played], Recording] = field(default_factory=dict, repr=False, compare=False)
+    _prompts: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(self, transcript: Transcript) -> Encoded:
         """Ids, mask, log-probabilities and clips of a transcript.
@@ -96,11 +97,17 @@ class TranscriptEncoder:
         if isinstance(span, Heard):
             self._add_clip(span, build)
         elif span.author is Author.PROMPT:
-            build.ids.extend(self.family.prompt_ids(span.text))
+            build.ids.extend(self._prompt_ids(span.text))
             build.close(False)
         else:
             build.ids.extend(span.ids if span.ids is not None else self.family.text_ids(span.text))
             build.close(span.author is Author.MODEL, span.logprobs)
+
+    def _prompt_ids(self, text: str) -> tuple[int, ...]:
+        """Tokenized once: every turn of every transcript begins with it."""
+        if text not in self._prompts:
+            self._prompts[text] = self.family.prompt_ids(text)
+        return self._prompts[text]
 
     def _add_clip(self, heard: Heard, build: _Builder) -> None:
         if heard.played is Played.WITHHELD:

@@ -161,7 +161,7 @@ class Written:
     def __post_init__(self) -> None:
         if self.logprobs is not None and (self.ids is None or len(self.ids) != len(self.logprobs)):
             raise TranscriptError("a span with log-probabilities needs one for each of its ids")
-        if self.logprobs is not None and not all(math.isfinite(p) and p <= 1e-3 for p in self.logprobs):
+        if self.logprobs and not (all(map(math.isfinite, self.logprobs)) and max(self.logprobs) <= 1e-3):
             raise TranscriptError("log-probabilities must be finite and not positive")
 
 

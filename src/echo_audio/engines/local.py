@@ -247,11 +247,14 @@ class LocalEngine:
     def _with_room(self, wanted: Callable[[Job], bool], n_steps: int) -> list[Job]:
         """The active jobs of a kind for whose next positions the cache has room."""
         found = [job for job in list(self._active) if wanted(job) and self._reserve(job, n_steps)]
-        return [job for job in found if job in self._active and wanted(job)]  # making room may have ended some
+        active = set(self._active)
+        return [job for job in found if job in active and wanted(job)]  # making room may have ended some
 
     def _reserve(self, job: Job, n_steps: int) -> bool:
         """Room in the cache for what a job computes next. One that finds none waits for others to end, or fails alone."""
         n_positions = len(job.keys) + job.in_flight + n_steps
+        if n_positions < self._cache.capacity:
+            return True
         try:
             self._cache.reserve(self._cache.n_slots, n_positions)
         except EngineError as error:
@@ -273,11 +276,12 @@ class LocalEngine:
         """Give waiting requests a row. One that would share a prefix still being computed waits for it a tick."""
         still: deque[Job] = deque()
         busy = {job.row for job in self._active if job.row is not None}
+        fresh = [job for job in self._active if job.needs_prefill and not job.ids]
         full = False
         for job in self._waiting:
             if job.future.cancelled():
                 continue
-            if (full and self._rows.of_session(job.request.session) is None) or self._has_twin(job):
+            if (full and self._rows.of_session(job.request.session) is None) or self._has_twin(job, fresh):
                 still.append(job)
                 continue
             try:
@@ -291,10 +295,12 @@ class LocalEngine:
                 continue
             busy.add(job.row)
             self._active.append(job)
+            if job.needs_prefill:
+                fresh.append(job)
         self._waiting = still
 
-    def _has_twin(self, job: Job) -> bool:
-        """Whether an admitted request is about to compute the same long beginning."""
+    def _has_twin(self, job: Job, fresh: list[Job]) -> bool:
+        """Whether an admitted request (one of `fresh`) is about to compute the same long beginning."""
         if self._rows.of_session(job.request.session) is not None:
             return False
         usable = len(job.keys) - 1
@@ -302,9 +308,11 @@ class LocalEngine:
         def shares(other: Job) -> bool:
             assert other.row is not None
             n = max(len(other.row.keys), usable // 2) + 1
-            return n <= usable and other.keys[:n] == job.keys[:n]
+            if not n <= min(usable, len(other.keys)) or other.keys[n - 1] != job.keys[n - 1]:  # mostly seen at one place
+                return False
+            return other.keys[:n] == job.keys[:n]
 
-        return any(other.needs_prefill and not other.ids and shares(other) for other in self._active)
+        return any(map(shares, fresh))
 
     def _prefill(self, jobs: list[Job]) -> Flight:
         """Compute what is pending for some of the jobs, the shortest first."""
@@ -339,7 +347,9 @@ class LocalEngine:
         """Add what was drawn to a job, up to the end of its turn."""
         assert job.row is not None
         n_before = len(job.ids)
-        n_finite = next((i for i, logprob in enumerate(logprobs) if not math.isfinite(logprob)), len(ids))
+        n_finite = len(ids)
+        if not all(map(math.isfinite, logprobs)):
+            n_finite = next(i for i, logprob in enumerate(logprobs) if not math.isfinite(logprob))
         try:
             ended = job.writing.take(ids[:n_finite], logprobs[:n_finite])
         except Exception as error:  # noqa: BLE001 - the caller's code may raise anything, and the others must go on

@@ -6,6 +6,7 @@ of a clip. So a prompt that another row has already computed is recognised by co
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Collection
@@ -25,9 +26,14 @@ def context_keys(encoded: Encoded) -> list[int]:
     """One key for each position: its id, or a negative number that names the clip and the offset in it."""
     keys = list(encoded.ids)
     for clip in encoded.clips:
-        base = int.from_bytes(hashlib.blake2b(clip.recording.id.encode(), digest_size=7).digest()) << 20
-        keys[clip.position : clip.position + clip.n_tokens] = [-(base + j + 1) for j in range(clip.n_tokens)]
+        keys[clip.position : clip.position + clip.n_tokens] = _clip_keys(clip.recording.id, clip.n_tokens)
     return keys
+
+
+@functools.lru_cache(maxsize=256)
+def _clip_keys(name: str, n_tokens: int) -> tuple[int, ...]:
+    base = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest()) << 20
+    return tuple(range(-base - 1, -base - 1 - n_tokens, -1))
 
 
 def shared_prefix(a: list[int], b: list[int]) -> int:
@@ -186,16 +192,16 @@ class Rows:
         self.cache, self.max_rows = cache, max_rows
         self.all: list[Row] = []
         self.n_copied = 0
+        self._kept: dict[str, Row] = {}
 
     def of_session(self, session: str) -> Row | None:
         """The row that a session keeps."""
-        return next((row for row in self.all if row.session == session), None) if session else None
+        return self._kept.get(session)
 
     def release(self, session: str) -> None:
         """The session has ended: its row may be overwritten, but what it holds may still be copied."""
-        for row in self.all:
-            if row.session == session:
-                row.session = ""
+        if (row := self._kept.pop(session, None)) is not None:
+            row.session = ""
 
     def forget(self) -> None:
         """Nothing that the rows hold counts any more."""
@@ -222,7 +228,10 @@ class Rows:
                 self.cache.copy_prefix(best.slot, row.slot, shared)
                 self.n_copied += shared
             row.keys = keys[:shared]
+        self._kept.pop(row.session, None)
         row.used_at, row.session = time.monotonic(), session
+        if session:
+            self._kept[session] = row
         return row
 
     def make_room(self, n_positions: int, busy: Collection[Row]) -> bool:
@@ -245,6 +254,7 @@ class Rows:
         for slot, row in enumerate(kept):
             row.slot = slot
         self.all = kept
+        self._kept = {row.session: row for row in kept if row.session}
         return True
 
     def _most_alike(self, keys: list[int], usable: int) -> tuple[Row | None, int]:

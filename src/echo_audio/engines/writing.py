@@ -30,6 +30,7 @@ class Writing:
     _logprobs: list[float] = field(default_factory=list)
     _pieces: list[str] = field(default_factory=list)
     _text: str = ""
+    _in_character: bool = False
     _utf8: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     @property
@@ -46,15 +47,18 @@ class Writing:
         for token, logprob in zip(ids, logprobs, strict=True):
             if self.ended is not None:
                 break
-            self._add(token, min(0.0, logprob))
+            self._add(token, logprob if logprob < 0.0 else 0.0)
         return self.ended is not None
 
     def _add(self, token: int, logprob: float) -> None:
-        piece = "" if token in self.family.ends else self._utf8.decode(self.family.token_bytes[token])
+        piece = None if self._in_character else self.family.token_texts[token]
+        if piece is None:
+            piece = self._utf8.decode(self.family.token_bytes[token])
+            self._in_character = bool(self._utf8.getstate()[0])
         before, self._text = self._text, self._text + piece
         self._ids.append(token)
         self._logprobs.append(logprob)
-        ends = self._ends(len(piece))
+        ends = self._ends(piece)
         if token in self.family.ends:
             self.ended = TurnStop.END
         elif ends:
@@ -66,11 +70,13 @@ class Writing:
         # A character begun behind the stop text shows that the token overshoots it.
         self._pieces.append(piece + self._utf8.decode(b"", final=True) if ends else piece)
 
-    def _ends(self, n_new: int) -> list[int]:
-        """Where stop texts end that the last so many characters completed."""
+    def _ends(self, piece: str) -> list[int]:
+        """Where stop texts end that the piece at the end of the text completed."""
         ends: list[int] = []
         for stop in self.stop:
-            at = self._text.find(stop, max(0, len(self._text) - n_new - len(stop) + 1))
+            if stop[-1:] not in piece:
+                continue
+            at = self._text.find(stop, max(0, len(self._text) - len(piece) - len(stop) + 1))
             if at >= 0:
                 ends.append(at + len(stop))
         return ends

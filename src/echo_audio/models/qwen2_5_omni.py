@@ -95,7 +95,7 @@ class Qwen25Omni:
         """The id to pad with."""
         return self.specials["<|endoftext|>"]
 
-    @property
+    @functools.cached_property
     def ends(self) -> frozenset[int]:
         """Ids that end generation."""
         return frozenset((self.end_of_turn, self.padding))
@@ -122,6 +122,11 @@ class Qwen25Omni:
                 pieces.append(bytes(table[symbol] for symbol in names.get(token_id, "")))
         return tuple(pieces)
 
+    @functools.cached_property
+    def token_texts(self) -> tuple[str | None, ...]:
+        """The text each id stands for by itself; None for a part of a character."""
+        return tuple(_text_of(token) for token in self.token_bytes)
+
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Ids of plain text; what looks like a control token in it is spelled out."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -132,7 +137,16 @@ class Qwen25Omni:
 
     def head_ids(self) -> tuple[int, ...]:
         """What stands before the user's content."""
+        return self._head
+
+    @functools.cached_property
+    def _head(self) -> tuple[int, ...]:
         return (*self._turn("system", _SYSTEM), self.specials["<|im_start|>"], *self.text_ids("user\n"))
+
+    @functools.cached_property
+    def _to_assistant(self) -> tuple[int, ...]:
+        start = self.specials["<|im_start|>"]
+        return (self.end_of_turn, *self.text_ids("\n"), start, *self.text_ids("assistant\n"))
 
     def audio_ids(self, n_tokens: int) -> tuple[int, ...]:
         """A clip's place in the context: bos, placeholders, eos. The placeholders begin at index 1."""
@@ -140,8 +154,7 @@ class Qwen25Omni:
 
     def prompt_ids(self, prompt: str) -> tuple[int, ...]:
         """The user's text, the end of the user's turn, and the start of the assistant's."""
-        start, newline = self.specials["<|im_start|>"], self.text_ids("\n")
-        return (*self.text_ids(prompt), self.end_of_turn, *newline, start, *self.text_ids("assistant\n"))
+        return (*self.text_ids(prompt), *self._to_assistant)
 
     def prompt(self, question: Question, mode: Mode) -> str:
         """The user's text: question, choices, and what is asked for in this listening mode."""
@@ -166,6 +179,13 @@ class Qwen25Omni:
     def _turn(self, role: str, text: str) -> tuple[int, ...]:
         newline = self.text_ids("\n")
         return (self.specials["<|im_start|>"], *self.text_ids(f"{role}\n{text}"), self.end_of_turn, *newline)
+
+
+def _text_of(token: bytes) -> str | None:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 @functools.cache

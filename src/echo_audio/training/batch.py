@@ -6,6 +6,7 @@ Right-padded, so that causal attention needs no mask: padding stands behind ever
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echo_audio import tags
+from echo_audio.audio import Recording
 from echo_audio.data.wording import NUMBERS, ORDINALS, TIMBRES
 from echo_audio.listen import Encoded
 from echo_audio.models.audio_tower import on_device
@@ -106,7 +108,7 @@ def example_of(
         answers=found[-1],
         positions=tuple(clip.position for clip in encoded.clips),
         n_tokens=tuple(clip.n_tokens for clip in encoded.clips),
-        audio=audio or Stored(tuple(_int16(clip.recording.samples) for clip in encoded.clips)),
+        audio=audio or Stored(tuple(_int16(clip.recording) for clip in encoded.clips)),
         marks=np.array(marks, np.int64).reshape(-1, 4),
     )
 
@@ -151,8 +153,10 @@ _QUALITIES = (
 )  # fmt: skip
 
 
-def _int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    return np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
+@functools.lru_cache(maxsize=16)
+def _int16(recording: Recording) -> NDArray[np.int16]:
+    """The transcripts of a group follow each other, and hear the same."""
+    return np.clip(np.rint(recording.samples * 32_768), -32_768, 32_767).astype(np.int16)
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:

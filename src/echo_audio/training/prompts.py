@@ -6,7 +6,7 @@ Everything follows from the seed and the place, so a run that is resumed asks th
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from echo_audio.data.render import Stock, render
 from echo_audio.data.rows import Row
 from echo_audio.data.scene import Split
 from echo_audio.data.scenes import with_audio
+from echo_audio.encoding import TranscriptEncoder
 from echo_audio.errors import DataError
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
 from echo_audio.training.grpo_settings import PromptSettings
@@ -48,6 +49,13 @@ class Prompt:
     place: Place
     row: Row
     recording: Recording
+    _encoders: list[TranscriptEncoder] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def encoder(self, family: Qwen25Omni) -> TranscriptEncoder:
+        """The one encoder of a group: its prompt is tokenized once, a segment cut and hashed once, whoever asks for it."""
+        if not self._encoders or self._encoders[0].family is not family:
+            self._encoders[:] = [TranscriptEncoder(family, self.recording)]
+        return self._encoders[0]
 
 
 class Rows(Protocol):

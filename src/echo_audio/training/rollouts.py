@@ -16,7 +16,6 @@ import numpy as np
 
 from echo_audio.audio import Segment
 from echo_audio.data.transcripts import question_of
-from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.local import LocalEngine
 from echo_audio.errors import DataError, TrainingError, TranscriptError
 from echo_audio.listen import Encoded, Engine, Sampling, listen
@@ -50,6 +49,7 @@ class RolloutLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[Key, Transcript] = {}
+        self._unwritten: list[str] = []
         if path.is_file():
             raw = path.read_bytes()
             kept = raw[: raw.rfind(b"\n") + 1]
@@ -70,12 +70,32 @@ class RolloutLog:
 
     def add(self, key: Key, transcript: Transcript) -> None:
         """Write one down."""
+        self.keep(key, transcript)
+        self.write()
+
+    def keep(self, key: Key, transcript: Transcript) -> bool:
+        """Take one up, to be written with those that come after it.
+
+        Returns:
+            Whether it is the first that waits for `write`.
+        """
         name = f'"slot": {key.slot}, "attempt": {key.attempt}, "number": {key.number}'
+        self._unwritten.append(f'{{{name}, "transcript": {transcript.to_json()}}}\n')
+        self.done[key] = transcript
+        return len(self._unwritten) == 1
+
+    def write(self) -> None:
+        """Write down what was kept."""
+        if not self._unwritten:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f'{{{name}, "transcript": {transcript.to_json()}}}\n')
-        self.done[key] = transcript
+            file.write("".join(self._unwritten))
+        self._unwritten.clear()
 
+
+_WRITE_S = 0.05
+"""So long a finished transcript may wait to be written with others: a killed run loses no more."""
 
 Told = Callable[[], None]
 
@@ -105,7 +125,10 @@ class Sampler:
         Raises:
             TrainingError: the engine fails on a transcript, twice.
         """
-        asyncio.run(self._sample(prompts, log, told))
+        try:
+            asyncio.run(self._sample(prompts, log, told))
+        finally:
+            log.write()
 
     async def _sample(self, prompts: Sequence[Prompt], log: RolloutLog, told: Told | None) -> None:
         gate = asyncio.Semaphore(1 if self.settings.exact else self.settings.in_flight)
@@ -113,7 +136,8 @@ class Sampler:
         async def one(prompt: Prompt, key: Key) -> None:
             async with gate:
                 transcript = await self._listen(prompt, key)
-            log.add(key, transcript)
+            if log.keep(key, transcript):
+                asyncio.get_running_loop().call_later(_WRITE_S, log.write)
             if told is not None:
                 told()
 
@@ -129,7 +153,7 @@ class Sampler:
         thinker = self.thinker
         question, how = question_of(prompt.row), self.settings
         sampling = Sampling(how.temperature, seed=self._seed(prompt.place, key.number))
-        encoder = TranscriptEncoder(thinker.family, prompt.recording)
+        encoder = prompt.encoder(thinker.family)
         for _ in range(2):
             alone = LocalEngine(thinker) if how.exact else None
             opened = Transcript.open(question, thinker.family.prompt(question, how.mode), how.mode)
@@ -184,12 +208,16 @@ def rewarded(
         answer_logprobs: of `gains.Gains`, where a reward asks for them.
     """
     sample = Sample(transcript, pieces_of(transcript, family), evidence_of(prompt), answer_logprobs)
-    encoded = TranscriptEncoder(family, prompt.recording).encode(transcript)
+    encoded = prompt.encoder(family).encode(transcript)
     return Rollout(key, prompt, transcript, encoded, reward(sample))
 
 
 def pieces_of(transcript: Transcript, family: Qwen25Omni) -> tuple[str, ...]:
     """The text of each sampled id; a character of several ids belongs to the last of them, a control id to none."""
+    spans = (s for s in transcript.spans if isinstance(s, Written) and s.author is Author.MODEL)
+    ids = [i for s in spans for i in s.ids or ()]
+    texts = [family.token_texts[i] for i in ids]
+    if None not in texts:
+        return tuple(text or "" for text in texts)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    ids = (i for s in transcript.spans if isinstance(s, Written) and s.author is Author.MODEL for i in s.ids or ())
     return tuple("" if i in family.ends else utf8.decode(family.token_bytes[i]) for i in ids)
