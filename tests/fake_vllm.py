@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from echo_audio.engines.vllm_library import Library
+from echo_audio.engines.vllm_turns import Turns
 from echo_audio.models.thinker import Thinker
 
 
@@ -89,6 +90,7 @@ class FakeLLM:
         self.requests: list[tuple[dict[str, Any], Params]] = []
         self.taken_back: list[str] = []
         self.n_tokens = 0
+        self.turns = Turns(self.thinker.family.token_bytes)
 
     async def get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
@@ -115,6 +117,7 @@ class FakeLLM:
             raise ValueError("the prompt is too long")
         self.requests.append((prompt, params))
         embeds = self._embeds(prompt)
+        self.turns.begin(request_id, getattr(params, "extra_args", None))
         written: list[int] = []
         logprobs: list[float] = []
         state = np.random.default_rng(params.seed)
@@ -130,14 +133,21 @@ class FakeLLM:
                 logprobs.append(logprob)
                 embeds = torch.cat([embeds, self.thinker.embed(torch.tensor([token]))])
                 text = self.thinker.family.decode(written)
-                stopped = token in params.stop_token_ids or any(stop in text for stop in params.stop)
+                stopped = token in params.stop_token_ids or any(stop in text for stop in getattr(params, "stop", ()))
+                stopped = stopped or self.turns.completed(request_id, written)
                 done = stopped or len(written) >= params.max_tokens
+                output = self._step(request_id, token, ("stop" if stopped else "length") if done else None)
+                if not self.turns.passes(output, [logprob]):
+                    continue
                 if done or params.output_kind == "delta":
-                    new = written[-1:] if params.output_kind == "delta" else written
-                    yield self._output(new, logprobs[-len(new) :], ("stop" if stopped else "length") if done else None)
+                    whole = output.kv_transfer_params is not None
+                    new = output.new_token_ids if params.output_kind == "delta" else written
+                    told = [] if whole else logprobs[-len(new) :]
+                    yield self._output(new, told, output.finish_reason, output.kv_transfer_params)
         except (asyncio.CancelledError, GeneratorExit):
             if not done:
                 self.taken_back.append(request_id)
+                self.turns.forget([request_id])
             raise
 
     def _embeds(self, prompt: dict[str, Any]) -> Tensor:
@@ -179,7 +189,13 @@ class FakeLLM:
         return token, float(logprobs[token])
 
     @staticmethod
-    def _output(ids: list[int], logprobs: list[float], reason: str | None) -> Any:
-        flat = SimpleNamespace(start_indices=list(range(len(ids))), logprobs=list(logprobs))
+    def _step(request_id: str, token: int, reason: str | None) -> Any:
+        return SimpleNamespace(
+            request_id=request_id, new_token_ids=[token], finish_reason=reason, prefill_stats=None, kv_transfer_params=None
+        )
+
+    @staticmethod
+    def _output(ids: list[int], logprobs: list[float], reason: str | None, more: Any = None) -> Any:
+        flat = SimpleNamespace(start_indices=list(range(len(logprobs))), logprobs=list(logprobs))
         completion = SimpleNamespace(token_ids=list(ids), logprobs=flat, finish_reason=reason)
-        return SimpleNamespace(outputs=[completion], finished=reason is not None)
+        return SimpleNamespace(outputs=[completion], finished=reason is not None, kv_transfer_params=more)

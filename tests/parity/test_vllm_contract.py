@@ -22,6 +22,7 @@ from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.vllm import VllmEngine, forbidden_ids
 from echo_audio.engines.vllm_library import sampled_logprobs
+from echo_audio.engines.vllm_turns import KEY
 from echo_audio.errors import EngineError
 from echo_audio.listen import Limits, Request, Sampling, TurnStop, listen
 from echo_audio.models.thinker import Thinker
@@ -30,14 +31,14 @@ from echo_audio.transcript import Stop
 Make = Callable[..., tuple[VllmEngine, FakeLLM]]
 
 
-@pytest.fixture
-def make(thinker: Thinker) -> Iterator[Make]:
-    """Engines over fakes, closed afterwards."""
+@pytest.fixture(params=[True, False], ids=["whole", "tokens"])
+def make(thinker: Thinker, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Engines over fakes, closed afterwards: turns kept by vLLM's scheduler, and sent token by token."""
     made: list[VllmEngine] = []
 
     def new(**settings: Any) -> tuple[VllmEngine, FakeLLM]:
         fake = FakeLLM(thinker, **settings)
-        made.append(VllmEngine(lambda: fake, thinker.family, FAKE, workers=2))
+        made.append(VllmEngine(lambda: fake, thinker.family, FAKE, workers=2, whole=request.param))
         return made[-1], fake
 
     yield new
@@ -135,7 +136,11 @@ def test_requests_carry_ids_places_and_settings(thinker: Thinker, make: Make) ->
     place = prompt["mm_placeholders"]["audio"][0]
     assert set(asked.encoded.ids[place.offset : place.offset + place.length]) == {thinker.family.audio_token}
     assert (params.temperature, params.top_p, params.max_tokens, params.logprobs) == (0.7, 0.9, 8, 0)
-    assert params.seed == seed_of(Sampling(seed=5), 2) and params.stop == ["</seg>"] and params.detokenize
+    assert params.seed == seed_of(Sampling(seed=5), 2)
+    if engine.whole:
+        assert params.extra_args == {KEY: {"stop": ["</seg>"], "announced": False}} and not params.detokenize
+    else:
+        assert params.stop == ["</seg>"] and params.detokenize
     assert set(params.stop_token_ids) == thinker.family.ends and params.output_kind == "final"
 
 

@@ -4,7 +4,9 @@ vLLM's own way from a request to its engine decodes, hashes and pads audio and e
 another. Here all of that is known already: the ids hold their placeholders, a clip's hash is its recording's id, and its
 log-mel is computed once, in a thread. What is sent is the ids, and the features of clips that the engine has not seen.
 
-Works with vLLM 0.23. Everything of vLLM that is used is named in `vllm_library.Library`.
+A turn comes back whole (`vllm_turns`): what a step writes stays in vLLM's process until its turn ends.
+
+Works with vLLM 0.23. Everything of vLLM that is used is named in `vllm_library.Library`, `vllm_scheduler` and `vllm_worker`.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from echo_audio.audio import Recording
+from echo_audio.engines import vllm_scheduler
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.shared_prompts import SharedPrompts
-from echo_audio.engines.vllm_library import AUDIO, Library, sampled_logprobs
+from echo_audio.engines.vllm_library import AUDIO, Library, keeps_turns, logprobs_of
+from echo_audio.engines.vllm_turns import KEY
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError, ModelError
 from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
@@ -49,6 +53,7 @@ class VllmEngine:
         workers: threads that compute log-mel.
         seeded: whether every draw follows from the request's seed. vLLM then draws row by row, which costs a little of
             each step; without, results differ from run to run.
+        whole: whether vLLM's scheduler keeps turns (`vllm_scheduler`); if not, every token is sent here, and read here.
     """
 
     def __init__(
@@ -60,8 +65,9 @@ class VllmEngine:
         max_positions: int | None = None,
         workers: int = 4,
         seeded: bool = True,
+        whole: bool = False,
     ) -> None:
-        self.family, self.library, self.seeded = family, library, seeded
+        self.family, self.library, self.seeded, self.whole = family, library, seeded, whole
         self.max_positions = min(family.max_positions, max_positions or family.max_positions)
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
@@ -87,12 +93,14 @@ class VllmEngine:
         gpu_memory: float = 0.85,
         workers: int = 4,
         seeded: bool = True,
+        whole: bool = True,
         **options: Any,
     ) -> VllmEngine:
         """The engine for a model folder in the published layout.
 
         Args:
             gpu_memory: share of the GPU's memory that vLLM takes for weights and cache.
+            whole: keep turns in vLLM's process until they end, where vLLM's scheduler is as we know it.
             options: of vLLM's AsyncEngineArgs, on top.
 
         Raises:
@@ -118,8 +126,10 @@ class VllmEngine:
         def make() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
+        if whole := whole and "scheduler_cls" not in options and keeps_turns():
+            arguments["scheduler_cls"] = vllm_scheduler.NAME
         length = int(arguments["max_model_len"])
-        engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded)
+        engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded, whole=whole)
         forbidden = forbidden_ids(family, _vocabulary(folder))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_hear")))
@@ -193,7 +203,7 @@ class VllmEngine:
         """One request, sent and read; `begin` is called at its first token."""
         allowance = min(request.max_new_tokens, self.max_positions - len(request.encoded.ids))
         writing = Writing(self.family, request.stop, allowance, None if on_piece is None else _guarded(on_piece))
-        params = self._params(request, allowance, streaming=on_piece is not None or begin is not None)
+        params = self._params(request, allowance, streaming=on_piece is not None, announced=begin is not None)
         prompt = await self._prompt(request)
         outputs = self.llm.generate(prompt, params, uuid.uuid4().hex)
         try:
@@ -204,7 +214,7 @@ class VllmEngine:
                 ids = list(completion.token_ids)
                 if completion.finish_reason in ("error", "abort"):
                     raise EngineError(f"vLLM broke a request off ({completion.finish_reason}); ask again")
-                if writing.take(ids, sampled_logprobs(completion.logprobs, ids)):
+                if writing.take(ids, logprobs_of(output, len(writing.ids))):
                     break
         finally:
             await outputs.aclose()  # a request that is not finished is taken back
@@ -212,15 +222,19 @@ class VllmEngine:
 
     # ------------------------------------------------------------------------------------------ requests
 
-    def _params(self, request: Request, allowance: int, *, streaming: bool) -> Any:
-        """A request's settings. Stop texts are looked for by vLLM too, so that no token needs this process's attention."""
-        how, texts = request.sampling, list(request.stop)
+    def _params(self, request: Request, allowance: int, *, streaming: bool, announced: bool) -> Any:
+        """A request's settings. Stop texts are looked for on vLLM's side too, so that no token needs this thread's attention."""
+        how, texts, more = request.sampling, list(request.stop), dict[str, Any]()
+        if self.whole and not streaming:
+            more["extra_args"] = {KEY: {"stop": texts, "announced": announced}}
+        elif texts:
+            more |= {"stop": texts, "detokenize": True, "include_stop_str_in_output": True}
         return self.library.sampling_params(
             temperature=how.temperature, top_p=how.top_p if how.top_p > 0 else 1.0, top_k=1 if how.top_p == 0 else 0,
             seed=seed_of(how, request.turn) if self.seeded and how.temperature > 0 else None,
             max_tokens=allowance, stop_token_ids=sorted(self.family.ends), logprobs=0, flat_logprobs=True,
-            stop=texts, detokenize=bool(texts), include_stop_str_in_output=bool(texts), skip_special_tokens=False,
-            output_kind=self.library.delta if streaming else self.library.final_only,
+            skip_special_tokens=False, output_kind=self.library.delta if streaming or announced else self.library.final_only,
+            **{"detokenize": False} | more,
         )  # fmt: skip
 
     async def _prompt(self, request: Request) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from echo_audio.engines.vllm_turns import KEY
 from echo_audio.errors import MissingExtraError
 
 AUDIO = "audio"
@@ -87,3 +89,26 @@ def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:
         return [float(at[token].logprob) for at, token in zip(logprobs[-len(ids) :], ids, strict=True)]
     starts = list(logprobs.start_indices)[-len(ids) :]
     return [float(logprobs.logprobs[start]) for start in starts]
+
+
+def logprobs_of(output: Any, n_before: int) -> list[float]:
+    """Log-probability of each id of an output.
+
+    Args:
+        output: vLLM's, with new ids only or with all.
+        n_before: ids of the turn that came in outputs before.
+    """
+    completion = output.outputs[0]
+    ids = list(completion.token_ids)
+    whole = (output.kv_transfer_params or {}).get(KEY)
+    return sampled_logprobs(completion.logprobs, ids) if whole is None else list(whole[n_before : n_before + len(ids)])
+
+
+def keeps_turns() -> bool:
+    """Whether vLLM's scheduler is as `vllm_scheduler` needs it; a warning names what is not."""
+    from echo_audio.engines import vllm_scheduler
+
+    missing = vllm_scheduler.misfits()
+    if missing:
+        warnings.warn(f"this vLLM's {', '.join(missing)} differ from 0.23: turns come token by token, slower", stacklevel=2)
+    return not missing
