@@ -1,15 +1,19 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--prompts 32] [--no-waves] [--dissect] [--profile FOLDER] [--options '{"option": 1}']
+    python benchmarks/vllm_engine.py FOLDER [--sides engine waves text] [--runner 2] [--dissect] [--profile FOLDER]
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
 model never asks for a segment, so after each turn of 60 tokens a fixed one is appended, for both sides alike.
 
-    waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again
     engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
-    unseeded the same, draws left to vLLM's one generator, so that they do not follow from a seed
+    tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
+    waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`echo_hear`)
+    unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
+    waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
     text     the ceiling: 256 sequences of 180 tokens without audio
+
+--runner says which of vLLM's model runners works (2: VLLM_USE_V2_MODEL_RUNNER=1); one run has one.
 
 All run on the same AsyncLLM with prefix caching on; recordings differ between the sides, so that none finds the
 other's audio in a cache. The last line is one JSON object: transcripts_per_s of each, ratio of engine to waves, share of
@@ -161,12 +165,34 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
+BY_ENGINE = ("engine", "tokens", "waiting", "unseeded")
+SIDES = (*BY_ENGINE, "waves", "text")
+HEARING: dict[str, tuple[str, ...]] = {"waiting": ("tower",), "waves": ()}
+"""What of ours reads audio in vLLM's process, where it is not all."""
+
+
+def sides_of(engine: VllmEngine, n: int, given: argparse.Namespace) -> dict[str, tuple[Any, int]]:
+    """What is run, and how many transcripts each is; every side has recordings of its own. "engine" is always among them."""
+    found: dict[str, tuple[Any, int]] = {}
+    for number, name in enumerate(SIDES[:-2], 1):
+        seeds = range(number * 10_000, number * 10_000 + n)
+        found[name] = (partial(by_engine, engine, seeds, seeded=name != "unseeded"), n * GROUP)
+    found["waves"] = (partial(by_waves, engine, range(90_000, 90_000 + n)), n * GROUP)
+    found["text"] = (partial(by_text, engine), 256)
+    found = {name: side for name, side in found.items() if name in {"engine", *given.sides}}
+    if given.no_waves:
+        found.pop("waves", None)
+    if given.dissect:
+        found |= {name: (partial(by_text, engine, **more), 256) for name, more in DISSECTED.items()}
+    return found
+
+
 def profile(engine: VllmEngine, folder: Path, n_prompts: int) -> None:
     """Profile two more runs of the engine's side: both processes by function, then the GPU by kernel."""
     folder.mkdir(parents=True, exist_ok=True)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
     thread = engine._thread.ident  # pyright: ignore[reportPrivateUsage]
-    for what, seed in (("python", 30_000), ("gpu", 40_000)):
+    for what, seed in (("python", 130_000), ("gpu", 140_000)):
         on_loop(engine.llm.collective_rpc("echo_profile", args=(str(folder), what)))
         sampler = Sampler(thread)
         began = time.perf_counter()
@@ -182,6 +208,7 @@ def main() -> None:
     given = parse()
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(given.runner - 1)
     began = time.perf_counter()
     engine = VllmEngine.load(
         given.folder, max_positions=4096, max_rows=given.rows, workers=given.workers,
@@ -189,32 +216,31 @@ def main() -> None:
     )  # fmt: skip
     print(f"loaded in {time.perf_counter() - began:.0f} s", flush=True)
     n = given.prompts
-    sides: dict[str, tuple[Any, int]] = {"engine": (lambda: by_engine(engine, range(10_000, 10_000 + n)), n * GROUP)}
-    sides["unseeded"] = (lambda: by_engine(engine, range(50_000, 50_000 + n), seeded=False), n * GROUP)
-    if not given.no_waves:
-        sides["waves"] = (lambda: by_waves(engine, range(20_000, 20_000 + n)), n * GROUP)
-    sides["text"] = (lambda: by_text(engine), 256)
-    if given.dissect:
-        sides |= {name: (partial(by_text, engine, **more), 256) for name, more in DISSECTED.items()}
+    sides = sides_of(engine, n, given)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
     on_loop(by_waves(engine, range(1, 2)))
     asyncio.run(by_engine(engine, range(2, 4)))  # warm
     found: dict[str, float] = {}
-    sent = engine.clips_sent
+    sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
+        engine.whole = name != "tokens" and whole
+        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, ("tower", "join")),)))
         began = time.perf_counter()
-        tokens = asyncio.run(run()) if name in ("engine", "unseeded") else on_loop(run())
+        tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
         seconds = time.perf_counter() - began
         found[name] = n_transcripts / seconds
         print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
         if name == "engine":
             sent = engine.clips_sent - sent
+    engine.whole = whole
+    on_loop(engine.llm.collective_rpc("echo_hear"))
     if given.profile:
         profile(engine, given.profile, n)
     print(f"clips sent by the engine: {sent} (of {n * 2} different ones)")
     ratio = found["engine"] / found["waves"] if "waves" in found else None
+    share = found["engine"] / found["text"] if "text" in found else None
     result = {
-        "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": found["engine"] / found["text"],
+        "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": share, "whole": whole,
         "targets": {"transcripts_per_s": TARGET_PER_S, "ratio": TARGET_RATIO},
         "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent,
         "settings": {name: str(value) for name, value in vars(given).items()},
@@ -230,7 +256,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--sides", nargs="+", default=["engine", "tokens", "waiting", "waves", "text"], choices=SIDES)
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
+    parser.add_argument("--runner", type=int, default=1, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")
     parser.add_argument("--profile", type=Path, help="folder for profiles of the engine's side, made in two runs more")
     parser.add_argument("--options", default="{}", help="more of vLLM's arguments, as JSON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,17 +57,76 @@ def test_many_clips_at_once(thinker: Thinker) -> None:
         torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-5)
 
 
+class Wrapped:
+    """vLLM's model inside its wrapper for CUDA graphs: attributes are read through it, but what is put on it stays there."""
+
+    def __init__(self, model: Any) -> None:
+        self.runnable = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runnable, name)
+
+
+class Model:
+    """As much of vLLM's model for this family as is used."""
+
+    def __init__(self, thinker: Thinker) -> None:
+        self.thinker, self.audio_tower = thinker, thinker.audio_tower
+
+    def get_language_model(self) -> Any:
+        return SimpleNamespace(embed_input_ids=self.thinker.embed)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        return hidden.clone()
+
+    def _process_audio_input(self, audio_input: Any) -> str:
+        return "stock"
+
+    def embed_input_ids(self, ids: Tensor, embeddings: Any = None, *, is_multimodal: Any = None) -> str:
+        return "stock"
+
+    def embed_multimodal(self, **audio_input: Any) -> Any:
+        return self._process_audio_input(audio_input)
+
+
+def receiver_of(thinker: Thinker) -> tuple[Receiver, Any]:
+    model = Model(thinker)
+    receiver = Receiver()
+    receiver.model_runner = SimpleNamespace(model=Wrapped(model), get_model=lambda: model, device=torch.device("cpu"))
+    return receiver, receiver.model_runner.model
+
+
 @torch.inference_mode()
 def test_in_vllm_s_process_the_same_tower_hears_all_clips_at_once(thinker: Thinker) -> None:
     features = [features_of(n) for n in N_FRAMES]
-    model = SimpleNamespace(audio_tower=thinker.audio_tower)
-    receiver = Receiver()
-    receiver.model_runner = SimpleNamespace(model=model)
-    receiver.echo_hear()
+    receiver, seen = receiver_of(thinker)
+    assert receiver.echo_hear() == ["_process_audio_input", "embed_input_ids"]
     lengths = torch.tensor([[clip.shape[1]] for clip in features])
-    heard = model._process_audio_input({"input_features": torch.cat(features, dim=1), "audio_feature_lengths": lengths})
+    heard = seen.embed_multimodal(input_features=torch.cat(features, dim=1), audio_feature_lengths=lengths)
     for a, b in zip(heard, stock_tower(thinker, features), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert receiver.echo_hear([]) == [] and seen.embed_multimodal() == seen.embed_input_ids(None) == "stock"
+
+
+@torch.inference_mode()
+def test_in_vllm_s_process_audio_stands_where_its_places_are(thinker: Thinker) -> None:
+    receiver, seen = receiver_of(thinker)
+    receiver.echo_hear(["join"])
+    ids, mask = torch.tensor([5, 9, 9, 6, 9]), torch.tensor([False, True, True, False, True])
+    audio = [torch.full((2, thinker.embed(ids).shape[1]), 7.0), torch.full((1, thinker.embed(ids).shape[1]), 8.0)]
+    joined = seen.embed_input_ids(ids, audio, is_multimodal=mask)
+    torch.testing.assert_close(joined[mask], torch.cat(audio))
+    torch.testing.assert_close(joined[~mask], thinker.embed(ids[~mask]))
+    for nothing in ({}, {"multimodal_embeddings": [], "is_multimodal": torch.zeros(5, dtype=torch.bool)}):
+        torch.testing.assert_close(seen.embed_input_ids(ids, **nothing), thinker.embed(ids))
+    with pytest.raises(ValueError, match="2 audio tokens for 3 places"):
+        seen.embed_input_ids(ids, audio[:1], is_multimodal=mask)
+
+
+def test_in_vllm_s_process_forbidden_ids_have_no_mass(thinker: Thinker) -> None:
+    receiver, seen = receiver_of(thinker)
+    receiver.echo_forbid([1, 3])
+    assert seen.compute_logits(torch.zeros(2, 4)).isinf().tolist() == [[False, True, False, True]] * 2
 
 
 @torch.inference_mode()

@@ -68,7 +68,7 @@ def _audio_item(features: Tensor) -> Any:
     from vllm.model_executor.models.qwen2_5_omni_thinker import (  # pyright: ignore[reportMissingImports]
         create_qwen2_5_omni_thinker_field_factory,
     )
-    from vllm.multimodal.inputs import MultiModalKwargsItems  # pyright: ignore[reportMissingImports]
+    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems  # pyright: ignore[reportMissingImports]
 
     n_frames = features.shape[1]
     values = {
@@ -78,6 +78,8 @@ def _audio_item(features: Tensor) -> Any:
     }
     fields = create_qwen2_5_omni_thinker_field_factory(2)(values)
     wanted = {name: field for name, field in fields.items() if name in values}
+    # Our tower reads it on the host: from the GPU it would wait for all work in flight.
+    wanted["audio_feature_lengths"] = MultiModalFieldConfig.batched(AUDIO, keep_on_cpu=True)
     return MultiModalKwargsItems.from_hf_inputs(values, wanted)[AUDIO][0]  # pyright: ignore[reportArgumentType]
 
 
