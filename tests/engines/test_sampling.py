@@ -27,7 +27,7 @@ def draw(
 ) -> tuple[list[int], list[float]]:
     """One token a row."""
     hot = [s.temperature > 0 for s in how]
-    chance = [chances(state, 1)[0] if is_hot else 0.0 for state, is_hot in zip(states, hot, strict=True)]
+    chance = [chances([state], 1)[0, 0] if is_hot else 0.0 for state, is_hot in zip(states, hot, strict=True)]
     cut = [i for i, s in enumerate(how) if hot[i] and s.top_p < 1]
     tensors = (torch.tensor(np.array(v, np.float32)) for v in ([s.temperature for s in how], chance, [s.top_p for s in how]))
     ids = choose(logits_BV, Draw(*tensors, torch.tensor(cut) if cut else None, any(hot)))

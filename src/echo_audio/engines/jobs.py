@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,43 @@ class Counters:
 
 
 @dataclass(slots=True, eq=False)
+class Reply:
+    """Where the caller of a job waits for its turn.
+
+    Args:
+        loop: the caller's; only there is the future touched.
+        future: what the caller waits for.
+        cancelled: the caller waits no more.
+        outcome: the turn, or why there is none.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Turn]
+    cancelled: bool = False
+    outcome: Turn | Exception | None = None
+
+
+def hand_over(replies: Iterable[Reply]) -> None:
+    """Give outcomes to those who wait, from any thread: each loop is woken once, however many of them end together."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
+    for reply in replies:
+        by_loop.setdefault(reply.loop, []).append(reply)
+    for loop, some in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle, some)
+
+
+def _settle(replies: list[Reply]) -> None:
+    for reply in replies:
+        if reply.future.done():  # cancelled meanwhile
+            continue
+        if isinstance(reply.outcome, Exception):
+            reply.future.set_exception(reply.outcome)
+        elif reply.outcome is not None:
+            reply.future.set_result(reply.outcome)
+
+
+@dataclass(slots=True, eq=False)
 class Job:
     """A request on its way through the engine.
 
@@ -48,7 +86,7 @@ class Job:
     """
 
     request: Request
-    future: concurrent.futures.Future[Turn]
+    reply: Reply
     keys: list[int]
     state: np.random.Generator
     writing: Writing

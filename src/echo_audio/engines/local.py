@@ -9,8 +9,6 @@ works while the host looks for the ends of turns; what a row drew behind the end
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
 import math
 import sys
 import threading
@@ -22,7 +20,7 @@ from pathlib import Path
 import torch
 
 from echo_audio.engines.clips import ClipCache
-from echo_audio.engines.jobs import Counters, Job
+from echo_audio.engines.jobs import Counters, Job, Reply, hand_over
 from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, gpu_limit
 from echo_audio.engines.sampling import random_state
 from echo_audio.engines.steps import Flight, Steps
@@ -87,6 +85,7 @@ class LocalEngine:
         self._waiting: deque[Job] = deque()
         self._active: list[Job] = []
         self._inbox: deque[Job | str] = deque()
+        self._ended: list[Reply] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -131,12 +130,13 @@ class LocalEngine:
         allowance = min(request.max_new_tokens, n_max - len(request.encoded.ids))
         writing = Writing(self.thinker.family, request.stop, allowance, on_piece)
         state = random_state(request.sampling, request.turn)
-        job = Job(request, concurrent.futures.Future(), context_keys(request.encoded), state, writing)
-        self._post(job)
+        loop = asyncio.get_running_loop()
+        reply = Reply(loop, loop.create_future())
+        self._post(Job(request, reply, context_keys(request.encoded), state, writing))
         try:
-            return await asyncio.wrap_future(job.future)
+            return await reply.future
         finally:
-            job.future.cancel()
+            reply.cancelled = True
 
     def release(self, session: str) -> None:
         """The transcript is done: its row may be overwritten. Harmless on a closed engine."""
@@ -219,14 +219,14 @@ class LocalEngine:
                 self._inbox.clear()
         self._rows.forget()
         for job in jobs:
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                job.future.set_exception(EngineError(why))
+            self._end(job, EngineError(why))
+        self._hand_over()
 
     @torch.inference_mode()
     def _tick(self) -> None:
         self._n_ticks += 1
         for job in self._active:
-            job.over = job.future.cancelled()
+            job.over = job.reply.cancelled
         self._active = [job for job in self._active if not job.over]
         self._admit()
         n_launched = 0
@@ -243,6 +243,7 @@ class LocalEngine:
             self._flights.append(self._steps.decode(ready, n_steps))
             n_launched += 1
         self._collect(n_launched if self.ahead else 0)
+        self._hand_over()
 
     def _with_room(self, wanted: Callable[[Job], bool], n_steps: int) -> list[Job]:
         """The active jobs of a kind for whose next positions the cache has room."""
@@ -279,7 +280,7 @@ class LocalEngine:
         fresh = [job for job in self._active if job.needs_prefill and not job.ids]
         full = False
         for job in self._waiting:
-            if job.future.cancelled():
+            if job.reply.cancelled:
                 continue
             if (full and self._rows.of_session(job.request.session) is None) or self._has_twin(job, fresh):
                 still.append(job)
@@ -335,11 +336,11 @@ class LocalEngine:
         """Read what was drawn, until only so many flights are under way."""
         while len(self._flights) > n_left:
             flight = self._flights.popleft()
-            now = time.monotonic()
+            now, n_steps = time.monotonic(), flight.n_steps
             for job, ids, logprobs in zip(flight.jobs, *flight.read(), strict=True):
-                job.in_flight -= flight.n_steps
-                if job.over or job.future.cancelled():
-                    self._n_discarded += flight.n_steps
+                job.in_flight -= n_steps
+                if job.over or job.reply.cancelled:
+                    self._n_discarded += n_steps
                 else:
                     self._accept(job, ids, logprobs, now)
 
@@ -363,8 +364,7 @@ class LocalEngine:
         self._n_discarded += len(ids) - n_taken
         if ended:
             self._leave(job)
-            with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-                job.future.set_result(job.writing.turn())
+            self._end(job, job.writing.turn())
         elif n_finite < len(ids):
             self._rows.spoil(job.row)
             self._refuse(job, EngineError(_NOT_FINITE))
@@ -382,8 +382,16 @@ class LocalEngine:
     def _refuse(self, job: Job, error: Exception) -> None:
         """Fail one request; the others go on."""
         self._leave(job)
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
-            job.future.set_exception(error)
+        self._end(job, error)
+
+    def _end(self, job: Job, outcome: Turn | Exception) -> None:
+        """What a request came to; its caller hears of it with those that end in the same tick."""
+        job.reply.outcome = outcome
+        self._ended.append(job.reply)
+
+    def _hand_over(self) -> None:
+        hand_over(self._ended)
+        self._ended.clear()
 
 
 def _is_small(thinker: Thinker) -> bool:

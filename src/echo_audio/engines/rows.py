@@ -193,6 +193,7 @@ class Rows:
         self.all: list[Row] = []
         self.n_copied = 0
         self._kept: dict[str, Row] = {}
+        self._begun: dict[int, Row] = {}
 
     def of_session(self, session: str) -> Row | None:
         """The row that a session keeps."""
@@ -228,6 +229,9 @@ class Rows:
                 self.cache.copy_prefix(best.slot, row.slot, shared)
                 self.n_copied += shared
             row.keys = keys[:shared]
+            if len(self._begun) > 4 * self.max_rows:
+                self._begun.clear()
+            self._begun[keys[usable // 2]] = row
         self._kept.pop(row.session, None)
         row.used_at, row.session = time.monotonic(), session
         if session:
@@ -254,11 +258,15 @@ class Rows:
         for slot, row in enumerate(kept):
             row.slot = slot
         self.all = kept
+        self._begun.clear()
         self._kept = {row.session: row for row in kept if row.session}
         return True
 
     def _most_alike(self, keys: list[int], usable: int) -> tuple[Row | None, int]:
         """The row that begins most like `keys`, if any does, and how far."""
+        known = self._begun.get(keys[usable // 2])  # mostly the one before it in its group
+        if known is not None and shared_prefix(known.keys, keys) >= usable:
+            return known, usable
         best, most = None, 0
         for row in self.all:
             if len(row.keys) > most and row.keys[most] == keys[most] and row.keys[:most] == keys[:most]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +30,9 @@ def seed_of(sampling: Sampling, turn: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def chances(state: np.random.Generator, n: int) -> np.ndarray:
-    """The next n uniform numbers of a turn, float32: one for each token it draws."""
-    return np.minimum(state.random(n), _BELOW_ONE).astype(np.float32)
+def chances(states: Sequence[np.random.Generator], n: int) -> np.ndarray:
+    """The next n uniform numbers of each turn, float32 (turns, n): one for each token it draws."""
+    return np.minimum([state.random(n) for state in states], _BELOW_ONE).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

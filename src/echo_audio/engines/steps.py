@@ -204,7 +204,7 @@ class Steps:
 
     def _draw_once(self, jobs: Sequence[Job], slots: np.ndarray, logits: Tensor) -> Flight:
         numbers = np.stack([slots, [self._dictate(job, len(job.ids)) for job in jobs]])
-        fractions = np.array([self._fractions(job, 1) for job in jobs], np.float32)
+        fractions = self._fractions(jobs, 1)
         (slots_B, forced), how = self._upload(numbers), self._upload(fractions)
         draw = Draw(how[:, _TEMPERATURE], how[:, _CHANCE], how[:, _TOP_P], self._nucleus(jobs, range(len(jobs))), _hot(jobs))
         ids = torch.where(forced >= 0, forced, choose(logits, draw))
@@ -222,12 +222,10 @@ class Steps:
         numbers = np.full((n, _FORCED + self.block), -1)
         fractions = np.zeros((n, _CHANCE + self.block), np.float32)
         numbers[:, _SLOT], numbers[:, _PLACE] = slots, 0 if self.fill_up else self.cache.trash
-        for job, lane in zip(jobs, lanes, strict=True):
-            begin = len(job.ids) + job.in_flight
-            numbers[lane, _PLACE] = job.position
-            numbers[lane, _GIVEN] = -1 if job.in_flight else job.keys[-1]
-            numbers[lane, _FORCED : _FORCED + n_steps] = [self._dictate(job, begin + i) for i in range(n_steps)]
-            fractions[lane, : _CHANCE + n_steps] = self._fractions(job, n_steps)
+        numbers[lanes, _PLACE] = [job.position for job in jobs]
+        numbers[lanes, _GIVEN] = [-1 if job.in_flight else job.keys[-1] for job in jobs]
+        numbers[lanes, _FORCED : _FORCED + n_steps] = [self._dictated(job, n_steps) for job in jobs]
+        fractions[lanes, : _CHANCE + n_steps] = self._fractions(jobs, n_steps)
         self._ints[:n].copy_(self._staged(numbers), non_blocking=True)
         self._floats[:n].copy_(self._staged(fractions), non_blocking=True)
         self._at.zero_()
@@ -329,10 +327,19 @@ class Steps:
     def _visible(self, n_positions: int, step: int) -> int:
         return min(self.cache.trash, -(-n_positions // step) * step)
 
-    def _fractions(self, job: Job, n: int) -> list[float]:
-        how = job.request.sampling
-        drawn = chances(job.state, n).tolist() if how.temperature > 0 else [0.0] * n
-        return [how.temperature, how.top_p, *drawn]
+    def _dictated(self, job: Job, n: int) -> list[int]:
+        begin = len(job.ids) + job.in_flight
+        return [self._dictate(job, begin + i) for i in range(n)]
+
+    def _fractions(self, jobs: Sequence[Job], n: int) -> np.ndarray:
+        """How each job draws, and its next random numbers: float32 (jobs, _CHANCE + n)."""
+        fractions = np.zeros((len(jobs), _CHANCE + n), np.float32)
+        how = [job.request.sampling for job in jobs]
+        fractions[:, _TEMPERATURE], fractions[:, _TOP_P] = [s.temperature for s in how], [s.top_p for s in how]
+        hot = [i for i, s in enumerate(how) if s.temperature > 0]
+        if hot:
+            fractions[hot, _CHANCE:] = chances([jobs[i].state for i in hot], n)
+        return fractions
 
     def _nucleus(self, jobs: Sequence[Job], lanes: Sequence[int]) -> Tensor | None:
         how = [job.request.sampling for job in jobs]

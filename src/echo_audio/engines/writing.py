@@ -44,11 +44,29 @@ class Writing:
         Returns:
             Whether the turn has ended.
         """
+        if self._take_whole(ids, logprobs):
+            return False
         for token, logprob in zip(ids, logprobs, strict=True):
             if self.ended is not None:
                 break
             self._add(token, logprob if logprob < 0.0 else 0.0)
         return self.ended is not None
+
+    def _take_whole(self, ids: Sequence[int], logprobs: Sequence[float]) -> bool:
+        """Add all of them at once, if none ends the turn, none is a part of a character, and nobody listens; else nothing."""
+        if self.ended is not None or self._in_character or self.on_piece is not None:
+            return False
+        pieces = [piece for piece in map(self.family.token_texts.__getitem__, ids) if piece is not None]
+        if len(pieces) < len(ids) or len(self._ids) + len(ids) >= self.allowance or not self.family.ends.isdisjoint(ids):
+            return False
+        before, text = len(self._text), self._text + "".join(pieces)
+        if any(text.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self.stop):
+            return False
+        self._text = text
+        self._ids.extend(ids)
+        self._logprobs.extend([logprob if logprob < 0.0 else 0.0 for logprob in logprobs])
+        self._pieces.extend(pieces)
+        return True
 
     def _add(self, token: int, logprob: float) -> None:
         piece = None if self._in_character else self.family.token_texts[token]

@@ -7,6 +7,7 @@ at the end model/. A run that was killed goes on where it was when it is started
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections import defaultdict
@@ -133,6 +134,8 @@ class GrpoRun:
 
     def run(self) -> Path:
         """All steps that are left, then the model folder."""
+        gc.collect()
+        gc.freeze()  # what has been loaded stays, and is not looked through again while transcripts come and go
         self.sampling.sync()
         if not self.position.steps:
             before = self.crew.gathered([line["eval/score"] for line in self.lines if "eval/score" in line])[0]
@@ -158,6 +161,8 @@ class GrpoRun:
 
     def close(self) -> None:
         """Stop the engine."""
+        gc.unfreeze()
+        self.prompts.close()
         self.sampling.close()
 
     def step(self) -> dict[str, Any]:
@@ -192,19 +197,25 @@ class GrpoRun:
 
     def sample(self, step: int) -> tuple[list[Group], int]:
         """The groups of this process, and how many had no variance and were replaced."""
-        how, open_slots = self.settings.rollout, list(range(self.crew.rank, self.settings.rollout.prompts, self.crew.size))
+        how, places = self.settings.rollout, self._places(step)
         log = RolloutLog(self._rollout_file(step))
         self.n_reused = log.n_before
         chosen: dict[int, Group] = {}
         n_replaced = 0
         for attempt in range(how.resample + 1):
-            groups = self._groups([Place(step, slot, attempt) for slot in open_slots], log, step)
+            groups = self._groups(places, log, step)
             n_replaced += sum(slot in chosen for slot in groups)
             chosen |= groups
-            open_slots = [slot for slot, group in groups.items() if group.flat]
-            if not open_slots:
+            places = [Place(step, slot, attempt + 1) for slot, group in groups.items() if group.flat]
+            if not places:
                 break
+        if not self._is_last(step + 1, self.position.elapsed_s):
+            self.prompts.prepare(self._places(step + 1))
         return [chosen[slot] for slot in sorted(chosen)], n_replaced
+
+    def _places(self, step: int) -> list[Place]:
+        """What this process asks at first in a step."""
+        return [Place(step, slot) for slot in range(self.crew.rank, self.settings.rollout.prompts, self.crew.size)]
 
     def _groups(self, places: list[Place], log: RolloutLog, step: int) -> dict[int, Group]:
         size = self.settings.rollout.group

@@ -6,6 +6,8 @@ Everything follows from the seed and the place, so a run that is resumed asks th
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -137,6 +139,8 @@ class Prompts:
 
     def __init__(self, rows: Rows, seed: int, per_step: int) -> None:
         self.rows, self.seed, self.per_step = rows, seed, per_step
+        self._ahead: dict[Place, Future[Prompt]] = {}
+        self._thread = ThreadPoolExecutor(1, "echo-prompts")
 
     def index(self, place: Place) -> int:
         """Which row: each pass over the rows takes every one once; those that replace others are drawn freely."""
@@ -148,6 +152,21 @@ class Prompts:
 
     def at(self, place: Place) -> Prompt:
         """The prompt of a place."""
+        made = self._ahead.pop(place, None)
+        return self._make(place) if made is None else made.result()
+
+    def prepare(self, places: Iterable[Place]) -> None:
+        """Make prompts that are asked for next, in a thread, while the device learns; those prepared before are forgotten."""
+        self.close()
+        self._ahead = {place: self._thread.submit(self._make, place) for place in places}
+
+    def close(self) -> None:
+        """Make no more prompts ahead."""
+        for made in self._ahead.values():
+            made.cancel()
+        self._ahead.clear()
+
+    def _make(self, place: Place) -> Prompt:
         return Prompt(place, *self.rows.row(self.index(place)))
 
 
