@@ -115,6 +115,7 @@ def test_a_token_that_breaks_off_within_a_character_overshoots_too(
     pieces = list(family.token_bytes)
     pieces[odd] = b">\xe2\x80"
     monkeypatch.setitem(family.__dict__, "token_bytes", tuple(pieces))
+    monkeypatch.setitem(family.__dict__, "token_texts", (*family.token_texts[:odd], None, *family.token_texts[odd + 1 :]))
     engine = Dictated(thinker, {(0, 0): (*family.text_ids("<think><seg>0.5, 1.5</seg"), odd)})
     try:
         limits = Limits(max_new_tokens=60, max_turns=2, force_answer=False)

@@ -356,6 +356,34 @@ def test_a_torn_line_is_dropped_and_a_wrong_one_refused(tmp_path):
         RolloutLog(log.path)
 
 
+def test_what_is_kept_is_written_together(tmp_path):
+    transcript = Transcript.open(Question("?", "x", 4.0), "?")
+    log = RolloutLog(tmp_path / "log.jsonl")
+    assert [log.keep(Key(0, 0, number), transcript) for number in range(3)] == [True, False, False]
+    assert not log.path.exists() and len(log.done) == 3
+    log.write()
+    assert RolloutLog(log.path).done == log.done
+    assert log.keep(Key(1, 0, 0), transcript)
+    log.write()
+    log.write()
+    assert RolloutLog(log.path).done == log.done
+
+
+def test_prompts_made_ahead_are_the_same(folder):
+    rows = DrawnRows(PromptSettings(n_rows=9, longest_s=4.5), Thinker.load(folder).family, make_stock())
+    prompts, plain = Prompts(rows, seed=5, per_step=2), Prompts(rows, seed=5, per_step=2)
+    places = [Place(3, 0), Place(3, 1), Place(3, 1, 1)]
+    prompts.prepare([Place(2, 0), Place(2, 1)])
+    prompts.prepare(places[:2])
+    for place in places:
+        made, alone = prompts.at(place), plain.at(place)
+        assert (made.row, made.recording.id) == (alone.row, alone.recording.id)
+        assert made.encoder(rows.scenes.form.family) is made.encoder(rows.scenes.form.family)
+    prompts.prepare(places[:1])
+    prompts.close()
+    assert prompts.at(places[0]).row == plain.at(places[0]).row
+
+
 def test_lines_after_a_checkpoint_are_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(5)) + '{"st')
