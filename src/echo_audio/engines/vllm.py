@@ -24,10 +24,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from echo_audio.audio import Recording
-from echo_audio.engines import vllm_scheduler
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.shared_prompts import SharedPrompts
-from echo_audio.engines.vllm_library import AUDIO, Library, keeps_turns, logprobs_of
+from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, keeps_turns, logprobs_of
 from echo_audio.engines.vllm_turns import KEY
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError, ModelError
@@ -38,7 +37,6 @@ from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
 T = TypeVar("T")
 
-_WORKER = "echo_audio.engines.vllm_worker"
 _KEPT_FEATURES = 1024
 
 
@@ -94,6 +92,7 @@ class VllmEngine:
         workers: int = 4,
         seeded: bool = True,
         whole: bool = True,
+        runner: int = 1,
         **options: Any,
     ) -> VllmEngine:
         """The engine for a model folder in the published layout.
@@ -101,6 +100,7 @@ class VllmEngine:
         Args:
             gpu_memory: share of the GPU's memory that vLLM takes for weights and cache.
             whole: keep turns in vLLM's process until they end, where vLLM's scheduler is as we know it.
+            runner: which of vLLM's two model runners (`vllm_second`).
             options: of vLLM's AsyncEngineArgs, on top.
 
         Raises:
@@ -116,19 +116,13 @@ class VllmEngine:
             cure = f"vLLM wants the published layout: echo-audio export {source} OUT"
             raise ModelError(f"{folder} holds a thinker alone, and {cure}")
         family = Qwen25Omni.load(folder)
-        arguments: dict[str, Any] = {
-            "model": str(folder), "dtype": "bfloat16", "max_model_len": min(max_positions, family.max_positions),
-            "max_num_seqs": max_rows, "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
-            "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",
-            "worker_extension_cls": f"{_WORKER}.Receiver", "enable_log_requests": False, "disable_log_stats": True, **options,
-        }  # fmt: skip
+        length = int(options.get("max_model_len", min(max_positions, family.max_positions)))
+        whole = whole and "scheduler_cls" not in options and keeps_turns()
+        arguments = arguments_of(folder, length, max_rows, gpu_memory, whole=whole, runner=runner) | options
 
         def make() -> Any:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
-        if whole := whole and "scheduler_cls" not in options and keeps_turns():
-            arguments["scheduler_cls"] = vllm_scheduler.NAME
-        length = int(arguments["max_model_len"])
         engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded, whole=whole)
         forbidden = forbidden_ids(family, _vocabulary(folder))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
@@ -233,7 +227,8 @@ class VllmEngine:
             temperature=how.temperature, top_p=how.top_p if how.top_p > 0 else 1.0, top_k=1 if how.top_p == 0 else 0,
             seed=seed_of(how, request.turn) if self.seeded and how.temperature > 0 else None,
             max_tokens=allowance, stop_token_ids=sorted(self.family.ends), logprobs=0, flat_logprobs=True,
-            skip_special_tokens=False, output_kind=self.library.delta if streaming or announced else self.library.final_only,
+            skip_special_tokens=False, skip_clone=True,  # these settings are this request's alone
+            output_kind=self.library.delta if streaming or announced else self.library.final_only,
             **{"detokenize": False} | more,
         )  # fmt: skip
 

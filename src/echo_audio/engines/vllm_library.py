@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from echo_audio.engines import vllm_scheduler, vllm_second
 from echo_audio.engines.vllm_turns import KEY
 from echo_audio.errors import MissingExtraError
 
 AUDIO = "audio"
+WORKER = "echo_audio.engines.vllm_worker.Receiver"
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,31 @@ def _audio_item(features: Tensor) -> Any:
     return MultiModalKwargsItems.from_hf_inputs(values, wanted)[AUDIO][0]  # pyright: ignore[reportArgumentType]
 
 
+def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *, whole: bool, runner: int) -> dict[str, Any]:
+    """What vLLM's AsyncEngineArgs are given.
+
+    Args:
+        folder: the model.
+        length: longest context.
+        whole: keep turns in vLLM's process.
+        runner: which of vLLM's model runners, 1 or 2.
+    """
+    found: dict[str, Any] = {
+        "model": str(folder), "dtype": "bfloat16", "max_model_len": length, "max_num_seqs": max_rows,
+        "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
+        # Segments of some 100 ids ride beside the rows' one each: vLLM's 512 are too few for CUDA graphs then.
+        "max_cudagraph_capture_size": min(1024, 4 * max_rows),
+        "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",
+        "worker_extension_cls": WORKER, "enable_log_requests": False, "disable_log_stats": True,
+    }  # fmt: skip
+    if whole:
+        found["scheduler_cls"] = vllm_scheduler.NAME
+    if runner == 2:
+        vllm_second.allow()
+        found["worker_extension_cls"] = vllm_second.NAME
+    return found
+
+
 def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:
     """Log-probability of each sampled id, out of vLLM's containers: flat, or a dictionary for each position."""
     if not ids:
@@ -108,8 +136,6 @@ def logprobs_of(output: Any, n_before: int) -> list[float]:
 
 def keeps_turns() -> bool:
     """Whether vLLM's scheduler is as `vllm_scheduler` needs it; a warning names what is not."""
-    from echo_audio.engines import vllm_scheduler
-
     missing = vllm_scheduler.misfits()
     if missing:
         warnings.warn(f"this vLLM's {', '.join(missing)} differ from 0.23: turns come token by token, slower", stacklevel=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from echo_audio.engines import vllm_second
 from echo_audio.engines.vllm_turns import Turns
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
@@ -26,6 +27,8 @@ def scheduler(*, vllm_config: Any, **more: Any) -> Any:
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
+    if vllm_config.parallel_config.worker_extension_cls == vllm_second.NAME:
+        vllm_second.allow()  # the model may run in processes of its own, and scheduler and runner must agree
     base = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     made = keeping_turns(base)(vllm_config=vllm_config, **more)
     made.turns = Turns(Qwen25Omni.load(vllm_config.model_config.model).token_bytes)
