@@ -82,6 +82,7 @@ class FakeLLM:
     die_after: int | None = None
     deaf: bool = False
     max_len: int = 4096
+    resets: bool = True
 
     def __post_init__(self) -> None:
         self.renderer = SimpleNamespace(mm_processor_cache=Known(self.size))
@@ -97,7 +98,7 @@ class FakeLLM:
 
     async def reset_prefix_cache(self) -> bool:
         self.calls.append("prefix")
-        return True
+        return self.resets
 
     async def reset_encoder_cache(self) -> None:
         self.calls.append("encoder")

@@ -22,7 +22,7 @@ from echo_audio.audio import SAMPLE_RATE, Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.local import LocalEngine
 from echo_audio.engines.vllm import VllmEngine
-from echo_audio.listen import Encoded, Request, Sampling
+from echo_audio.listen import Encoded, Request, Sampling, TurnStop
 from echo_audio.models import published, tiny
 from echo_audio.models.thinker import Thinker, published_weights, save_weights
 from echo_audio.transcript import Author, Heard, Transcript, Why, Written
@@ -58,12 +58,20 @@ def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "omni"
 
 
-@pytest.fixture(scope="module")
-def engine(omni: Path) -> Iterator[VllmEngine]:
-    """vLLM, without CUDA graphs so that it starts in seconds."""
-    made = VllmEngine.load(omni, max_positions=2048, max_rows=16, gpu_memory=0.3, enforce_eager=True)
+@pytest.fixture(scope="module", params=[(1, True), (2, False)], ids=["first-runner", "second-runner-graphs"])
+def engine(omni: Path, request: pytest.FixtureRequest) -> Iterator[VllmEngine]:
+    """vLLM: its first model runner without CUDA graphs, which starts in seconds, and its second with them."""
+    runner, eager = request.param
+    made = VllmEngine.load(omni, max_positions=2048, max_rows=16, gpu_memory=0.3, enforce_eager=eager, runner=runner)
     yield made
     made.close()
+
+
+def test_what_is_replaced_is_there(engine: VllmEngine) -> None:
+    """Turns are kept, and our tower and joining are on the model."""
+    assert engine.whole
+    told = engine._call(engine.llm.collective_rpc("echo_hear"))
+    assert told == [["_process_audio_input", "embed_input_ids"]]
 
 
 def relistening(thinker: Thinker, n: int, recording: Recording) -> list[Encoded]:
@@ -143,6 +151,22 @@ def test_the_same_seed_draws_the_same(omni: Path, engine: VllmEngine) -> None:
     encoded = relistening(Thinker.load(omni), 0, RECORDINGS[0])[0]
     ids = [asyncio.run(engine.generate(Request(encoded, (), 20, Sampling(1.0, seed=seed)))).ids for seed in (7, 7, 8)]
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_stop_texts_cut_at_the_same_place(omni: Path, engine: VllmEngine, whole: bool) -> None:
+    """Where the written text first holds the stop text, whoever looks for it; the ids behind it were never drawn."""
+    encoded = relistening(Thinker.load(omni), 1, RECORDINGS[1])[1]
+    free = asyncio.run(engine.generate(Request(encoded, (), 24, Sampling())))
+    stop = next(piece for piece in free.pieces[6:] if len(piece) > 1 and piece not in "".join(free.pieces[:6]))
+    at = next(n for n in range(1, 25) if stop in "".join(free.pieces[:n]))
+    engine.whole = whole
+    try:
+        cut = asyncio.run(engine.generate(Request(encoded, (stop,), 24, Sampling())))
+    finally:
+        engine.whole = True
+    assert (cut.ids, cut.stop) == (free.ids[:at], TurnStop.TEXT) and len(cut.logprobs) == at
+    np.testing.assert_allclose(cut.logprobs, free.logprobs[:at], atol=TOLERANCE)
 
 
 def test_pushed_weights_are_those_that_sample(omni: Path, engine: VllmEngine, tmp_path: Path) -> None:

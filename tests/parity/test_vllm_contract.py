@@ -245,6 +245,11 @@ def test_new_weights_forget_what_the_old_computed(thinker: Thinker, make: Make) 
     assert engine.push_weights(Path("/dev/shm/new")) == 3
     assert fake.calls == [("echo_take_weights", "/dev/shm/new"), "prefix", "encoder"]
 
+    fake.resets = False
+    with pytest.raises(EngineError, match="still holds"):
+        engine.forget()
+    fake.resets = True
+
     async def at_work() -> None:
         task = asyncio.ensure_future(engine.generate(request(thinker, tokens=30)))
         while not fake.n_tokens:

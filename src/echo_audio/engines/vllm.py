@@ -321,7 +321,12 @@ class VllmEngine:
 
     async def _forget(self) -> None:
         self._must_rest()
-        await self._asked(self.llm.reset_prefix_cache())
+        for wait_s in (0.0, 0.01, 0.1, 1.0):  # a row that ended a moment ago may still be in a step
+            await asyncio.sleep(wait_s)
+            if await self._asked(self.llm.reset_prefix_cache()):
+                break
+        else:
+            raise EngineError("vLLM still holds what the old weights computed: is anybody else using it?")
         await self._asked(self.llm.reset_encoder_cache())
 
     def _must_rest(self) -> None:

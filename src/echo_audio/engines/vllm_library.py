@@ -99,7 +99,7 @@ def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *,
         "model": str(folder), "dtype": "bfloat16", "max_model_len": length, "max_num_seqs": max_rows,
         "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
         # Segments of some 100 ids ride beside the rows' one each: vLLM's 512 are too few for CUDA graphs then.
-        "max_cudagraph_capture_size": min(1024, 4 * max_rows),
+        "max_cudagraph_capture_size": min(1024, max(256, 4 * max_rows)),
         "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",
         "worker_extension_cls": WORKER, "enable_log_requests": False, "disable_log_stats": True,
     }  # fmt: skip

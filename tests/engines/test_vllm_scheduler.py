@@ -1,0 +1,127 @@
+"""vLLM's own scheduler and front end keep and hand over whole turns; needs vLLM's Python code, no GPU."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from echo_audio.engines import vllm_scheduler
+from echo_audio.engines.vllm_library import logprobs_of
+from echo_audio.engines.vllm_turns import KEY, Turns
+
+pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed here", exc_type=ImportError)
+pytestmark = pytest.mark.filterwarnings("ignore")
+BYTES = (b"<", b"/seg", b">", b"x")
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "max_position_embeddings": 512,
+}  # fmt: skip
+WRITTEN = {"stops": [3, 0, 1, 2, 3, 3], "announced": [3] * 6, "stock": [3] * 6}
+
+
+def scheduler_of(folder: Path) -> Any:
+    from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    cache = CacheConfig(block_size=16, enable_prefix_caching=True)
+    config = VllmConfig(
+        scheduler_config=SchedulerConfig(
+            max_num_seqs=16, max_num_batched_tokens=512, max_model_len=512, is_encoder_decoder=False, async_scheduling=True
+        ),
+        model_config=ModelConfig(model=str(folder), dtype="bfloat16", skip_tokenizer_init=True),
+        cache_config=cache, parallel_config=ParallelConfig(), device_config=DeviceConfig("cpu"),
+    )  # fmt: skip
+    cache.num_gpu_blocks = 100
+    spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    made = vllm_scheduler.keeping_turns(AsyncScheduler)(
+        vllm_config=config, kv_cache_config=KVCacheConfig(100, [], [KVCacheGroupSpec(["layer"], spec)]), block_size=16,
+        structured_output_manager=StructuredOutputManager(config),
+    )  # fmt: skip
+    made.turns = Turns(BYTES)
+    return made
+
+
+def params(name: str) -> Any:
+    from vllm import SamplingParams
+
+    extra = None if name == "stock" else {KEY: {"stop": ["</seg>"], "announced": name == "announced"}}
+    return SamplingParams(max_tokens=5, logprobs=0, flat_logprobs=True, detokenize=False, extra_args=extra)
+
+
+def outputs_of(scheduler: Any) -> list[Any]:
+    """What is sent while rows write what is given, two steps in flight."""
+    from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+
+    n, sent, flying = dict.fromkeys(WRITTEN, 0), [], deque[Any]()
+    for step in range(12):
+        planned = scheduler.schedule()
+        names = list(planned.num_scheduled_tokens)
+        if names:
+            ids = [[WRITTEN[name][min(n[name], 5)]] for name in names]
+            n.update({name: n[name] + 1 for name in names})
+            lists = LogprobsLists(np.array(ids), np.full((len(ids), 1), -float(step)), np.zeros(len(ids)), None)
+            index = {name: row for row, name in enumerate(names)}
+            flying.append((planned, ModelRunnerOutput(names, index, sampled_token_ids=ids, logprobs=lists)))
+        if len(flying) == 2 or (flying and not names):
+            sent += [output for batch in scheduler.update_from_output(*flying.popleft()).values() for output in batch.outputs]
+    return sent
+
+
+def test_vllm_s_scheduler_sends_whole_turns(tmp_path: Path) -> None:
+    from vllm.utils.hashing import sha256
+    from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+    from vllm.v1.request import Request
+
+    scheduler = scheduler_of(tmp_path)
+    init_none_hash(sha256)
+    for name in WRITTEN:
+        hasher = get_request_block_hasher(16, sha256)
+        scheduler.add_request(Request(name, [3] * 20, params(name), None, block_hasher=hasher))
+    sent = outputs_of(scheduler)
+    said = {
+        name: [(o.new_token_ids, "" if o.finish_reason is None else str(o.finish_reason)) for o in sent if o.request_id == name]
+        for name in WRITTEN
+    }
+    assert said["stops"] == [([3, 0, 1, 2], "stop")]
+    assert said["announced"] == [([3], ""), ([3] * 4, "length")]
+    assert said["stock"] == [([3], "")] * 4 + [([3], "length")]
+    last = [o for o in sent if o.request_id == "stops"][-1]
+    assert last.kv_transfer_params == {KEY: [-0.0, -1.0, -2.0, -3.0]} and last.new_logprobs is None
+    assert not scheduler.turns._open and not scheduler.requests
+
+
+@pytest.mark.parametrize("kind", ["DELTA", "FINAL_ONLY"])
+def test_vllm_s_front_end_hands_turns_over(kind: str) -> None:
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    how = params("announced")
+    how.output_kind = RequestOutputKind[kind]
+    request = EngineCoreRequest("a1", [1, 2], None, how, None, 0.0, None, None, None, external_req_id="a")
+    encoder = MsgpackEncoder()
+    assert MsgpackDecoder(EngineCoreRequest).decode(encoder.encode(request)).sampling_params.extra_args == how.extra_args
+    front, queue = OutputProcessor(None, log_stats=False), RequestOutputCollector(how.output_kind, "a")
+    front.add_request(request, None, None, 0, queue)
+    decoder = MsgpackDecoder(EngineCoreOutputs)
+    first = EngineCoreOutput("a1", [7], kv_transfer_params={KEY: [-1.0]})
+    rest = EngineCoreOutput("a1", [8, 9], finish_reason=FinishReason.STOP, kv_transfer_params={KEY: [-1.0, -2.0, -3.0]})
+    for each in (first, rest):
+        front.process_outputs(decoder.decode(encoder.encode(EngineCoreOutputs(outputs=[each]))).outputs)
+    given = queue.get_nowait()
+    assert list(given.outputs[0].token_ids) == [7, 8, 9] and given.finished, "merged on its way where it streams"
+    assert logprobs_of(given, 0) == [-1.0, -2.0, -3.0] and logprobs_of(given, 0)[1:] == [-2.0, -3.0]
+
+
+def test_this_vllm_fits() -> None:
+    assert vllm_scheduler.misfits() == []
