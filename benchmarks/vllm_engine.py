@@ -9,6 +9,7 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
     tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
     waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`echo_hear`)
+    apart    the same as engine, every new turn begins at once instead of together with others
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
     text     the ceiling: 256 sequences of 180 tokens without audio
@@ -36,7 +37,7 @@ import numpy as np
 from vllm_profile import Sampler
 
 from echo_audio.audio import SAMPLE_RATE, Recording
-from echo_audio.engines.vllm import VllmEngine
+from echo_audio.engines.vllm import TOGETHER, VllmEngine
 from echo_audio.listen import Clip, Encoded, Request, Sampling
 
 GROUP, TOKENS, TURNS = 8, 60, 3
@@ -165,7 +166,7 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "unseeded")
+BY_ENGINE = ("engine", "tokens", "waiting", "apart", "unseeded")
 SIDES = (*BY_ENGINE, "waves", "text")
 HEARING: dict[str, tuple[str, ...]] = {"waiting": ("tower",), "waves": ()}
 """What of ours reads audio in vLLM's process, where it is not all."""
@@ -223,7 +224,7 @@ def main() -> None:
     found: dict[str, float] = {}
     sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
-        engine.whole = name != "tokens" and whole
+        engine.whole, engine.together = name != "tokens" and whole, 1 if name == "apart" else TOGETHER
         on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, ("tower", "join")),)))
         began = time.perf_counter()
         tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
@@ -232,7 +233,7 @@ def main() -> None:
         print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
         if name == "engine":
             sent = engine.clips_sent - sent
-    engine.whole = whole
+    engine.whole, engine.together = whole, TOGETHER
     on_loop(engine.llm.collective_rpc("echo_hear"))
     if given.profile:
         profile(engine, given.profile, n)
@@ -256,7 +257,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--sides", nargs="+", default=["engine", "tokens", "waiting", "waves", "text"], choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=["engine", "tokens", "waiting", "apart", "waves", "text"], choices=SIDES)
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
     parser.add_argument("--runner", type=int, default=1, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")

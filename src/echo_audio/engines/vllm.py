@@ -26,8 +26,7 @@ from torch import Tensor
 from echo_audio.audio import Recording
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.shared_prompts import SharedPrompts
-from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, keeps_turns, logprobs_of
-from echo_audio.engines.vllm_turns import KEY
+from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, keeps_turns, logprobs_of, params_of
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError, ModelError
 from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
@@ -38,6 +37,8 @@ from echo_audio.models.qwen2_5_omni import Qwen25Omni
 T = TypeVar("T")
 
 _KEPT_FEATURES = 1024
+TOGETHER = 8
+"""New turns that begin in one step, where many rows write: steps that only write are cheaper than steps that also read."""
 
 
 class VllmEngine:
@@ -67,6 +68,7 @@ class VllmEngine:
     ) -> None:
         self.family, self.library, self.seeded, self.whole = family, library, seeded, whole
         self.max_positions = min(family.max_positions, max_positions or family.max_positions)
+        self.together = TOGETHER
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
         self._computing: OrderedDict[str, asyncio.Future[Tensor]] = OrderedDict()
@@ -217,19 +219,12 @@ class VllmEngine:
     # ------------------------------------------------------------------------------------------ requests
 
     def _params(self, request: Request, allowance: int, *, streaming: bool, announced: bool) -> Any:
-        """A request's settings. Stop texts are looked for on vLLM's side too, so that no token needs this thread's attention."""
-        how, texts, more = request.sampling, list(request.stop), dict[str, Any]()
-        if self.whole and not streaming:
-            more["extra_args"] = {KEY: {"stop": texts, "announced": announced}}
-        elif texts:
-            more |= {"stop": texts, "detokenize": True, "include_stop_str_in_output": True}
-        return self.library.sampling_params(
-            temperature=how.temperature, top_p=how.top_p if how.top_p > 0 else 1.0, top_k=1 if how.top_p == 0 else 0,
-            seed=seed_of(how, request.turn) if self.seeded and how.temperature > 0 else None,
-            max_tokens=allowance, stop_token_ids=sorted(self.family.ends), logprobs=0, flat_logprobs=True,
-            skip_special_tokens=False, skip_clone=True,  # these settings are this request's alone
+        turn = {"stop": list(request.stop), "announced": announced, "together": self.together}
+        seed = seed_of(request.sampling, request.turn) if self.seeded and request.sampling.temperature > 0 else None
+        return params_of(
+            self.library, request, seed, turn if self.whole and not streaming else None,
+            max_tokens=allowance, stop_token_ids=sorted(self.family.ends),
             output_kind=self.library.delta if streaming or announced else self.library.final_only,
-            **{"detokenize": False} | more,
         )  # fmt: skip
 
     async def _prompt(self, request: Request) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from echo_audio.engines import vllm_scheduler, vllm_second
 from echo_audio.engines.vllm_turns import KEY
 from echo_audio.errors import MissingExtraError
+from echo_audio.listen import Request
 
 AUDIO = "audio"
 WORKER = "echo_audio.engines.vllm_worker.Receiver"
@@ -109,6 +110,27 @@ def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *,
         vllm_second.allow()
         found["worker_extension_cls"] = vllm_second.NAME
     return found
+
+
+def params_of(library: Library, request: Request, seed: int | None, turn: dict[str, Any] | None, **more: Any) -> Any:
+    """A request's settings.
+
+    Args:
+        seed: of its draws.
+        turn: what `vllm_turns` is told. Without, stop texts are looked for by vLLM's front end, in the text it makes.
+        more: settings by vLLM's names.
+    """
+    how, texts = request.sampling, list(request.stop)
+    if turn is not None:
+        more |= {"extra_args": {KEY: turn}, "detokenize": False}
+    else:
+        more |= {"stop": texts, "detokenize": bool(texts), "include_stop_str_in_output": bool(texts)}
+    return library.sampling_params(
+        temperature=how.temperature, top_p=how.top_p if how.top_p > 0 else 1.0, top_k=1 if how.top_p == 0 else 0,
+        seed=seed, logprobs=0, flat_logprobs=True, skip_special_tokens=False,
+        skip_clone=True,  # these settings are this request's alone
+        **more,
+    )  # fmt: skip
 
 
 def sampled_logprobs(logprobs: Any, ids: Sequence[int]) -> list[float]:

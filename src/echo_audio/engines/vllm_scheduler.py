@@ -16,6 +16,7 @@ from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
 NAME = f"{__name__}.scheduler"
 _USED = {
+    "schedule": ("self",),
     "add_request": ("self", "request"),
     "update_from_output": ("self", "scheduler_output", "model_runner_output"),
     "_update_request_with_output": ("self", "request", "new_token_ids"),
@@ -64,6 +65,15 @@ def keeping_turns(base: type) -> Any:
 
     class Keeping(base):
         turns: Turns
+
+        def schedule(self) -> Any:
+            if not self.turns.hold(len(self.running), len(self.waiting)):
+                return super().schedule()
+            limit, self.max_num_running_reqs = self.max_num_running_reqs, len(self.running)
+            try:
+                return super().schedule()
+            finally:
+                self.max_num_running_reqs = limit
 
         def add_request(self, request: Any) -> None:
             params = request.sampling_params
