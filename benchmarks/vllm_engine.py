@@ -220,7 +220,7 @@ def main() -> None:
     sides = sides_of(engine, n, given)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
     on_loop(by_waves(engine, range(1, 2)))
-    asyncio.run(by_engine(engine, range(2, 4)))  # warm
+    asyncio.run(by_engine(engine, range(2, 10)))  # warm
     found: dict[str, float] = {}
     sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
