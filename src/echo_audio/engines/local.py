@@ -309,11 +309,10 @@ class LocalEngine:
         def shares(other: Job) -> bool:
             assert other.row is not None
             n = max(len(other.row.keys), usable // 2) + 1
-            if not n <= min(usable, len(other.keys)) or other.keys[n - 1] != job.keys[n - 1]:  # mostly seen at one place
-                return False
-            return other.keys[:n] == job.keys[:n]
+            return n <= usable and other.keys[:n] == job.keys[:n]
 
-        return any(map(shares, fresh))
+        at = usable // 2  # what shares more than half is the same there, and others mostly are not
+        return any(shares(other) for other in fresh if len(other.keys) > at and other.keys[at] == job.keys[at])
 
     def _prefill(self, jobs: list[Job]) -> Flight:
         """Compute what is pending for some of the jobs, the shortest first."""
