@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from echo_audio.engines import vllm_scheduler
-from echo_audio.engines.vllm_library import logprobs_of
+from echo_audio.engines.vllm_library import _audio_item, logprobs_of
 from echo_audio.engines.vllm_turns import KEY, Turns
 
 pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed here", exc_type=ImportError)
@@ -125,3 +125,19 @@ def test_vllm_s_front_end_hands_turns_over(kind: str) -> None:
 
 def test_this_vllm_fits() -> None:
     assert vllm_scheduler.misfits() == []
+
+
+def test_features_stay_on_the_host_until_our_tower_takes_them() -> None:
+    """Through vLLM's message format and its batching for a device."""
+    from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
+    from vllm.multimodal.utils import group_and_batch_mm_items
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    clips = [torch.randn(128, n) for n in (300, 1000, 300)]
+    specs = [MultiModalFeatureSpec(_audio_item(clip), "audio", str(clip.shape), PlaceholderRange(0, 3)) for clip in clips]
+    request = EngineCoreRequest("a", [1], specs, None, None, 0.0, None, None, None)
+    sent = MsgpackDecoder(EngineCoreRequest).decode(MsgpackEncoder().encode(request))
+    ((n, batch),) = group_and_batch_mm_items([spec.data for spec in sent.mm_features], device="meta")
+    assert n == 3 and batch["audio_feature_lengths"].flatten().tolist() == [300, 1000, 300]
+    torch.testing.assert_close(batch["input_audio_features"], torch.cat(clips, dim=1))

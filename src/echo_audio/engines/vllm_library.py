@@ -69,22 +69,23 @@ class Library:
 
 def _audio_item(features: Tensor) -> Any:
     """One clip as vLLM's model for this family takes it."""
-    from vllm.model_executor.models.qwen2_5_omni_thinker import (  # pyright: ignore[reportMissingImports]
-        create_qwen2_5_omni_thinker_field_factory,
-    )
     from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems  # pyright: ignore[reportMissingImports]
 
-    n_frames = features.shape[1]
+    n_frames = torch.tensor([features.shape[1]])
     values = {
         "input_audio_features": features,
-        "audio_feature_lengths": torch.tensor([n_frames]),
-        "feature_attention_mask": torch.ones(1, n_frames, dtype=torch.long),
+        "audio_feature_lengths": n_frames,
+        "feature_attention_mask": torch.ones(1, features.shape[1], dtype=torch.long),
     }
-    fields = create_qwen2_5_omni_thinker_field_factory(2)(values)
-    wanted = {name: field for name, field in fields.items() if name in values}
-    # Our tower reads it on the host: from the GPU it would wait for all work in flight.
-    wanted["audio_feature_lengths"] = MultiModalFieldConfig.batched(AUDIO, keep_on_cpu=True)
-    return MultiModalKwargsItems.from_hf_inputs(values, wanted)[AUDIO][0]  # pyright: ignore[reportArgumentType]
+    # As the model's own fields, but left on the host: copied from there by vLLM, a step that hears something new waits for
+    # all work in flight. Our tower copies them itself (`vllm_worker`).
+    stays = MultiModalFieldConfig.batched(AUDIO, keep_on_cpu=True)
+    fields = {
+        "input_audio_features": MultiModalFieldConfig.flat_from_sizes(AUDIO, n_frames, dim=1, keep_on_cpu=True),
+        "audio_feature_lengths": stays,
+        "feature_attention_mask": stays,
+    }
+    return MultiModalKwargsItems.from_hf_inputs(values, fields)[AUDIO][0]  # pyright: ignore[reportArgumentType]
 
 
 def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *, whole: bool, runner: int) -> dict[str, Any]:

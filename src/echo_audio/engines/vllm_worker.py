@@ -79,7 +79,10 @@ def _tower_of(model: Any) -> Callable[[Any], tuple[Tensor, ...]]:
 
     def hear(audio_input: Any) -> tuple[Tensor, ...]:
         lengths = audio_input["audio_feature_lengths"].flatten().tolist()
-        features = audio_input["input_features"].to(tower.conv1.weight.dtype)
+        features, weight = audio_input["input_features"], tower.conv1.weight
+        if weight.is_cuda and not features.is_cuda:
+            features = features.pin_memory().to(weight.device, non_blocking=True)
+        features = features.to(weight.dtype)
         return tuple(encode_clips(tower, features.split(lengths, dim=1)))
 
     return hear
