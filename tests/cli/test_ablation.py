@@ -155,6 +155,7 @@ def test_a_whole_small_plan(run, tmp_path):
     plan, out = CONFIGS / "smoke-ablation.toml", f"out={tmp_path / 'o'}"
     stopped = run("ablation", plan, out, "--stop-after", "20")
     assert stopped.code == 130 and "it goes on" in stopped.err
+    assert "Not done: " in (tmp_path / "o" / "results.md").read_text()  # what there is can be read already
     said = run("ablation", plan, out, "--results", tmp_path / "page.md")
     assert said.code == 0, said.err
     text = (tmp_path / "page.md").read_text()

@@ -42,8 +42,13 @@ def main(arguments: Sequence[str]) -> int:
             console().print(Text(shell(job)), soft_wrap=True)
         return 0
     out = Path(plan.out)
-    failed = False if args.table else _run(plan, todo, args.stop_after)
-    page = _write(plan, " ".join(("echo-audio ablation", str(args.plan), *args.override)), args.results)
+    command = " ".join(("echo-audio ablation", str(args.plan), *args.override))
+    try:
+        failed = False if args.table else _run(plan, todo, args.stop_after)
+    except KeyboardInterrupt:
+        _write(plan, command, args.results)  # what is there can be read before it goes on
+        raise
+    page = _write(plan, command, args.results)
     console().print(Text(f"The results are in {page}, all that they rest on in {out}."), soft_wrap=True)
     return int(failed)
 
