@@ -102,20 +102,21 @@ def test_a_run_killed_between_steps_goes_on_exactly(settings, monkeypatch, save_
 def test_a_run_killed_while_it_samples_goes_on_exactly(settings, monkeypatch):
     grpo.train(settings)
     killed = elsewhere(settings, "killed")
-    add, n = RolloutLog.add, [0]
+    keep, n = RolloutLog.keep, [0]
 
     def dies(self, key, transcript):
         n[0] += 1
         if n[0] == 7:  # the third of four transcripts of the second step
+            self.write()
             with self.path.open("a") as file:
                 file.write('{"slot": 1, "attempt": 0, "numb')
             raise KeyboardInterrupt
-        add(self, key, transcript)
+        return keep(self, key, transcript)
 
-    monkeypatch.setattr(RolloutLog, "add", dies)
+    monkeypatch.setattr(RolloutLog, "keep", dies)
     with pytest.raises(KeyboardInterrupt):
         grpo.train(killed)
-    monkeypatch.setattr(RolloutLog, "add", add)
+    monkeypatch.setattr(RolloutLog, "keep", keep)
     grpo.train(killed)
     assert [line["reused_rollouts"] for line in lines_of(killed.out)] == [0, 2, 0, 0]
     assert untimed(lines_of(killed.out)) == untimed(lines_of(settings.out))

@@ -346,7 +346,8 @@ def test_a_torn_line_is_dropped_and_a_wrong_one_refused(tmp_path):
     written = Written("a\u2028b", Author.MODEL, (1,), (-0.12345678901234567,))
     transcript = Transcript.open(Question("?", "x", 4.0), "?").say(written)
     log = RolloutLog(tmp_path / "log.jsonl")
-    log.add(Key(1, 0, 2), transcript)
+    log.keep(Key(1, 0, 2), transcript)
+    log.write()
     with log.path.open("a") as file:
         file.write('{"slot": 1')
     again = RolloutLog(log.path)

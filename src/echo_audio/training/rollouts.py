@@ -68,11 +68,6 @@ class RolloutLog:
             why = f"{self.path} holds a line that is no rollout ({error})"
             raise DataError(f"{why}; delete the file, its step is made anew") from None
 
-    def add(self, key: Key, transcript: Transcript) -> None:
-        """Write one down."""
-        self.keep(key, transcript)
-        self.write()
-
     def keep(self, key: Key, transcript: Transcript) -> bool:
         """Take one up, to be written with those that come after it.
 
