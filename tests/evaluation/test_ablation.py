@@ -204,3 +204,16 @@ def test_the_page_holds_what_is_there_and_names_what_is_not(found):
     assert "echo-audio eval b  # 3 s" in text and "Not done: rows/shipped-0." in text
     assert text.count("\n| ---") == 0 and "nan" not in text
     assert found[1].to_json()["rows"]["D"][str(Played.SILENCED)]["value"] == 0.0
+
+
+def test_of_a_row_that_was_not_finished_stands_what_all_were_asked(found, tmp_path):
+    plan, results = found
+    plan = plan.model_copy(update={"eval": plan.eval.model_copy(update={"n": 6})})
+    write(tmp_path / "rows/D-2", "silenced", "00", "aa")
+    write(tmp_path / "rows/B-2", "crop", "100", "aaa")
+    known = gather(plan, {name: record for name, record in results.made.items() if name not in ("rows/D-2", "rows/B-2")})
+    assert known.rows["D"].by_seed() == {1: pytest.approx(5 / 6), 2: pytest.approx(4 / 6)}
+    assert known.rows["D"].by_seed(Played.SILENCED) == {1: 0.0} and known.rows["D"].accuracy(Played.SILENCED).n == 6
+    assert known.compare("D:silenced", "D").value == pytest.approx(5 / 6), "of seed 1 alone"
+    assert known.rows["B"].by_seed() == {1: 0.5}, "three of six questions are no row"
+    assert "| D | 75.0 | 0.0: -83.3 (" in page(plan, known, "x", [])

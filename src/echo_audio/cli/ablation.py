@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         failed = False if args.table else _run(plan, todo, args.stop_after)
     except KeyboardInterrupt:
-        _write(plan, command, args.results)  # what is there can be read before it goes on
+        _write(plan, command, None)  # what is there can be read in its folder; a page that was finished once stays
         raise
     page = _write(plan, command, args.results)
     console().print(Text(f"The results are in {page}, all that they rest on in {out}."), soft_wrap=True)

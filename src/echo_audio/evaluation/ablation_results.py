@@ -65,16 +65,20 @@ class Found:
     answers: Mapping[int, Mapping[Played, Answers]]
     latency_s: tuple[float, ...] = ()
 
+    def seeds(self, played: Played = Played.CROP) -> list[int]:
+        """Seeds that were asked everything in this way; one that was not finished may lack some ways."""
+        return [seed for seed, runs in self.answers.items() if played in runs]
+
     def questions(self, played: Played = Played.CROP, seeds: Sequence[int] | None = None) -> list[str]:
         """Questions that every seed was asked, sorted."""
-        asked = [set(self.answers[seed].get(played, {})) for seed in self.answers if seeds is None or seed in seeds]
+        asked = [set(self.answers[seed][played]) for seed in self.seeds(played) if seeds is None or seed in seeds]
         return sorted(set.intersection(*asked)) if asked else []
 
     def by_question(
         self, keys: Sequence[str], value: Callable[[Answer], float], played: Played = Played.CROP, seeds: Sequence[int] = ()
     ) -> list[float]:
         """A number of each question: the mean over the seeds."""
-        runs = [self.answers[seed][played] for seed in seeds or self.answers]
+        runs = [self.answers[seed][played] for seed in seeds or self.seeds(played)]
         return [plain.fmean(value(run[key]) for run in runs) for key in keys]
 
     def accuracy(self, played: Played = Played.CROP) -> Estimate:
@@ -83,11 +87,11 @@ class Found:
 
     def by_seed(self, played: Played = Played.CROP) -> dict[int, float]:
         """Share of right answers of each seed."""
-        return {seed: plain.fmean(a.correct for a in runs[played].values()) for seed, runs in self.answers.items()}
+        return {seed: plain.fmean(a.correct for a in self.answers[seed][played].values()) for seed in self.seeds(played)}
 
     def mean(self, value: Callable[[Answer], float | None], played: Played = Played.CROP) -> float | None:
         """Mean over all answers for which the number is known."""
-        all_values = (value(a) for runs in self.answers.values() for a in runs[played].values())
+        all_values = (value(a) for seed in self.seeds(played) for a in self.answers[seed][played].values())
         known = [v for v in all_values if v is not None]
         return plain.fmean(known) if known else None
 
@@ -135,10 +139,10 @@ class Results:
         (one, one_played), (two, two_played) = self._side(first), self._side(second)
         if one is None or two is None:
             return None
-        shared = [s for s in one.answers if s in two.answers and one_played in one.answers[s] and two_played in two.answers[s]]
+        shared = [seed for seed in one.seeds(one_played) if seed in two.seeds(two_played)]
         keys = sorted(set(one.questions(one_played, shared or None)) & set(two.questions(two_played, shared or None)))
         if kind is not None:
-            run = next(iter(one.answers.values()))[one_played]
+            run = one.answers[one.seeds(one_played)[0]][one_played]
             keys = [key for key in keys if run[key].kind == kind]
         sides = ((one, one_played), (two, two_played))
         a, b = (found.by_question(keys, _correct, played, shared) for found, played in sides)
@@ -147,7 +151,7 @@ class Results:
     def _side(self, name: str) -> tuple[Found | None, Played]:
         row, _, played = name.partition(":")
         found, way = self.rows.get(row), Played(played or Played.CROP)
-        return (found if found and any(way in runs for runs in found.answers.values()) else None), way
+        return (found if found and found.seeds(way) else None), way
 
     def to_json(self) -> dict[str, Any]:
         """The numbers of the tables."""
@@ -156,7 +160,7 @@ class Results:
                 name: {
                     str(played): found.accuracy(played).to_json() | {"by_seed": found.by_seed(played)}
                     for played in found.row.played
-                    if all(played in runs for runs in found.answers.values())
+                    if found.seeds(played)
                 }
                 for name, found in self.rows.items()
             },
@@ -166,10 +170,10 @@ class Results:
 
 
 def gather(plan: Plan, made: Mapping[str, Mapping[str, Any]]) -> Results:
-    """Read the folders of the jobs that are done.
+    """Read the folders of the jobs that are done; of a row that is not, the ways of playing that all questions were asked in.
 
     Args:
-        made: records of those jobs, by name.
+        made: records of the jobs that are done, by name.
     """
     rows: dict[str, Found] = {}
     for row in plan.rows:
@@ -177,8 +181,11 @@ def gather(plan: Plan, made: Mapping[str, Mapping[str, Any]]) -> Results:
         timed: list[float] = []
         for seed in plan.seeds_of(row):
             name = f"{row.name}-{seed}"
-            if f"rows/{name}" in made:
-                answers[seed] = {way: _answers(row_folder(plan, row, seed) / f"{way}.jsonl") for way in row.played}
+            ways = {way: _answers(row_folder(plan, row, seed) / f"{way}.jsonl") for way in row.played}
+            if f"rows/{name}" not in made:
+                ways = {way: asked for way, asked in ways.items() if len(asked) >= plan.eval.n}
+            if f"rows/{name}" in made or Played.CROP in ways:
+                answers[seed] = ways
             if f"latency/{name}" in made:
                 path = row_folder(plan, row, seed, latency=True) / f"{Played.CROP}.jsonl"
                 timed += [sample.elapsed_s for sample in read_lines(path)]
