@@ -1,6 +1,6 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--sides engine waves text] [--runner 2] [--dissect] [--profile FOLDER]
+    python benchmarks/vllm_engine.py FOLDER [--sides engine waves text] [--runner 1] [--dissect] [--profile FOLDER]
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
@@ -9,6 +9,7 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
     tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
     waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`echo_hear`)
+    launched the same as engine, the audio tower's layers launched kernel by kernel (`engines/tower_graphs.py`)
     apart    the same as engine, every new turn begins at once instead of together with others
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
@@ -29,6 +30,7 @@ import json
 import os
 import time
 import uuid
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,12 @@ class Context:
         self.ids += self.family.prompt_ids(QUESTION)
         self.closing = self.family.text_ids("<seg>1.0, 4.0</seg>")
 
+    def twin(self) -> Context:
+        """Another transcript of the same prompt."""
+        made = copy(self)
+        made.ids, made.clips = list(self.ids), list(self.clips)
+        return made
+
     def hear(self, clip: Recording) -> None:
         """Append a clip."""
         n_tokens = self.family.n_audio_tokens(clip.n_samples)
@@ -92,7 +100,8 @@ class Context:
 async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) -> int:
     """Every transcript by its own clock; tokens sampled."""
     engine.seeded = seeded
-    return await write_all(engine, [Context(engine, recording) for recording in map(noise, seeds) for _ in range(GROUP)])
+    prompts = [Context(engine, recording) for recording in map(noise, seeds)]
+    return await write_all(engine, [prompt.twin() for prompt in prompts for _ in range(GROUP)])
 
 
 async def write_all(engine: Any, contexts: list[Context]) -> int:
@@ -166,9 +175,11 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "apart", "unseeded")
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "apart", "unseeded")
+OURS = ("tower", "graphs", "join")
 SIDES = (*BY_ENGINE, "waves", "text")
-HEARING: dict[str, tuple[str, ...]] = {"waiting": ("tower",), "waves": ()}
+DEFAULT = [side for side in SIDES if side != "unseeded"]
+HEARING: dict[str, tuple[str, ...]] = {"waiting": ("tower", "graphs"), "launched": ("tower", "join"), "waves": ()}
 """What of ours reads audio in vLLM's process, where it is not all."""
 
 
@@ -225,7 +236,7 @@ def main() -> None:
     sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
         engine.whole, engine.together = name != "tokens" and whole, 1 if name == "apart" else TOGETHER
-        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, ("tower", "join")),)))
+        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, OURS),)))
         began = time.perf_counter()
         tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
         seconds = time.perf_counter() - began
@@ -257,9 +268,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--sides", nargs="+", default=["engine", "tokens", "waiting", "apart", "waves", "text"], choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=DEFAULT, choices=SIDES)
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
-    parser.add_argument("--runner", type=int, default=1, choices=(1, 2), help="which of vLLM's model runners")
+    parser.add_argument("--runner", type=int, default=2, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")
     parser.add_argument("--profile", type=Path, help="folder for profiles of the engine's side, made in two runs more")
     parser.add_argument("--options", default="{}", help="more of vLLM's arguments, as JSON")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from vllm_gaps import Span, Watch, report, stack_of
 
 from echo_audio.engines.vllm_worker import Receiver
 
@@ -37,15 +38,10 @@ class Sampler:
                 self._count(frame)
 
     def _count(self, frame: FrameType) -> None:
-        places = list[str]()
-        at: FrameType | None = frame
-        while at is not None:
-            code = at.f_code
-            places.append(f"{'/'.join(Path(code.co_filename).parts[-2:])}:{code.co_name}")
-            at = at.f_back
+        stack = stack_of(frame)
         self.n += 1
-        self.own[f"{places[0]}:{frame.f_lineno}"] += 1
-        self.within.update(set(places))
+        self.own[stack.own] += 1
+        self.within.update(stack.within)
 
     def write(self, path: Path) -> None:
         """Stop, and write the shares of time: by line, and by function with all it calls."""
@@ -58,7 +54,7 @@ class Sampler:
 
 
 class Profiled(Receiver):
-    """What Echo's engine needs, and two profiles: Python's by function, the GPU's by kernel."""
+    """What Echo's engine needs, and two profiles: Python's by function, the GPU's by kernel and what it waits for."""
 
     def echo_profile(self, folder: str, what: str) -> None:
         """Begin: `what` is "python" or "gpu"."""
@@ -68,15 +64,22 @@ class Profiled(Receiver):
         else:
             self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self.profile.start()
+            self.watch = Watch()
 
     def echo_profile_end(self) -> None:
         """Write what was found into the folder."""
         if self.what == "python":
             self.sampler.write(self.folder / "core.txt")
             return
+        looks = self.watch.stop()
         torch.accelerator.synchronize()
         self.profile.stop()
         averages = self.profile.key_averages()
         busy_s = sum(each.self_device_time_total for each in averages) / 1e6
         table = averages.table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70)
         (self.folder / "gpu.txt").write_text(f"kernels took {busy_s:.2f} s\n{table}\n")
+        kernels, calls = list[Span](), list[Span]()
+        for event in self.profile.profiler.kineto_results.events():
+            on_gpu = event.device_type() == torch.autograd.DeviceType.CUDA
+            (kernels if on_gpu else calls).append(Span(event.name(), event.start_ns(), event.start_ns() + event.duration_ns()))
+        (self.folder / "gaps.txt").write_text(report(kernels, calls, looks))

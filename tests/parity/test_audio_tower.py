@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from echo_audio.audio import Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
+from echo_audio.engines.tower_graphs import SIZES, TowerGraphs
 from echo_audio.engines.vllm_worker import Receiver
 from echo_audio.listen import Encoded
-from echo_audio.models.audio_tower import Features, encode_features
+from echo_audio.models.audio_tower import Features, encode_clips, encode_features
 from echo_audio.models.logmel import logmel, logmel_padded
 from echo_audio.models.thinker import Thinker
 from echo_audio.transcript import Author, Mode, Transcript, Written
@@ -55,6 +57,32 @@ def test_many_clips_at_once(thinker: Thinker) -> None:
     for a, b, c in zip(ours, expected, alone, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(a, c, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n_frames", [[40], [99, 200], [1000, 555, 3], N_FRAMES * 3])
+def test_layers_at_fixed_addresses(thinker: Thinker, n_frames: list[int]) -> None:
+    """As CUDA graphs want them: padded to one of a few sizes, and what an earlier call left there changes nothing."""
+    at_once = TowerGraphs(thinker.audio_tower)
+    at_once.hidden_CLD.normal_()
+    at_once.valid_CL.fill_(False)
+    features = [features_of(n) for n in n_frames]
+    for a, b in zip(encode_clips(thinker.audio_tower, features, at_once), thinker.encode_features(features), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here; run on a GPU: pytest -m gpu")
+@torch.inference_mode()
+def test_layers_as_cuda_graphs(thinker: Thinker) -> None:
+    tower = deepcopy(thinker.audio_tower).cuda()
+    at_once = TowerGraphs(tower)
+    at_once.capture()
+    for n_frames in ([40], [1000, 555, 3], [99, 200], N_FRAMES * 3):
+        features = [features_of(n).cuda() for n in n_frames]
+        for a, b in zip(encode_clips(tower, features, at_once), encode_clips(tower, features), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert at_once.graphs.n_captured == len(SIZES)
 
 
 class Wrapped:

@@ -94,7 +94,7 @@ class VllmEngine:
         workers: int = 4,
         seeded: bool = True,
         whole: bool = True,
-        runner: int = 1,
+        runner: int = 2,
         **options: Any,
     ) -> VllmEngine:
         """The engine for a model folder in the published layout.

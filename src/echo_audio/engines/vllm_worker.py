@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from echo_audio.engines.tower_graphs import TowerGraphs
 from echo_audio.models.audio_tower import encode_clips
 
 
@@ -43,17 +45,19 @@ class Receiver:
 
         model.compute_logits = allowed
 
-    def echo_hear(self, parts: Sequence[str] = ("tower", "join")) -> list[str]:
+    def echo_hear(self, parts: Sequence[str] = ("tower", "graphs", "join")) -> list[str]:
         """Our way for audio.
 
         Args:
-            parts: what is ours: the "tower", and how its tokens "join" those of text. Everything else is vLLM's own again.
+            parts: what is ours: the "tower", its layers as CUDA "graphs", and how its tokens "join" those of text.
+                Everything else is vLLM's own again.
 
         Returns:
             The methods that are replaced now. A method that this vLLM's model does not have is left alone.
         """
         model = self.model_runner.get_model()
-        ways = {"_process_audio_input": ("tower", _tower_of), "embed_input_ids": ("join", _join_of)}
+        tower = partial(_tower_of, graphs="graphs" in parts)
+        ways = {"_process_audio_input": ("tower", tower), "embed_input_ids": ("join", _join_of)}
         for name, (part, make) in ways.items():
             vars(model).pop(name, None)
             if part in parts and hasattr(model, name):
@@ -73,9 +77,12 @@ class Receiver:
         return len(names)
 
 
-def _tower_of(model: Any) -> Callable[[Any], tuple[Tensor, ...]]:
+def _tower_of(model: Any, *, graphs: bool) -> Callable[[Any], tuple[Tensor, ...]]:
     """The audio tower. Without flash attention the stock forward loops over blocks: 9,000 launches for 27 batches of clips."""
     tower = model.audio_tower
+    run_layers = TowerGraphs(tower) if graphs else None
+    if run_layers is not None:
+        run_layers.capture()
 
     def hear(audio_input: Any) -> tuple[Tensor, ...]:
         lengths = audio_input["audio_feature_lengths"].flatten().tolist()
@@ -83,7 +90,7 @@ def _tower_of(model: Any) -> Callable[[Any], tuple[Tensor, ...]]:
         if weight.is_cuda and not features.is_cuda:
             features = features.pin_memory().to(weight.device, non_blocking=True)
         features = features.to(weight.dtype)
-        return tuple(encode_clips(tower, features.split(lengths, dim=1)))
+        return tuple(encode_clips(tower, features.split(lengths, dim=1), run_layers))
 
     return hear
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,27 +35,36 @@ def on_device(values: Sequence[int], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def encode_clips(tower: Any, features: Sequence[Tensor]) -> list[Tensor]:
+RunLayer = Callable[[Any, Tensor, Tensor | None], Tensor]
+"""A layer of the tower on (blocks, positions, width) and a mask (blocks, 1, 1, positions): `tower_layer`, perhaps compiled."""
+RunLayers = Callable[[Tensor, Tensor | None], Tensor]
+"""All layers on the same."""
+
+
+def encode_clips(tower: Any, features: Sequence[Tensor], run_layers: RunLayers | None = None) -> list[Tensor]:
     """Run the tower on clips given one by one.
 
     Args:
         tower: transformers' Qwen2_5OmniAudioEncoder.
         features: log-mel of each clip, (128, n_frames), on the tower's device.
+        run_layers: all layers on (blocks, positions, width) and a mask, where they do not run one after another.
 
     Returns:
         For each clip its tokens, (n_tokens, output_dim), in the tower's dtype.
     """
-    tokens, counts = encode_features(tower, [Features(clip[None], [clip.shape[1]]) for clip in features])
+    groups = [Features(clip[None], [clip.shape[1]]) for clip in features]
+    tokens, counts = encode_features(tower, groups, run_layers=run_layers)
     return list(tokens.split(counts))
 
 
 def encode_features(
-    tower: Any, groups: Sequence[Features], run_layer: Callable[[Any, Tensor, Tensor | None], Tensor] | None = None
+    tower: Any, groups: Sequence[Features], run_layer: RunLayer | None = None, run_layers: RunLayers | None = None
 ) -> tuple[Tensor, list[int]]:
     """Run the tower on groups of padded clips, all in one batch of blocks.
 
     Args:
         run_layer: `tower_layer`, perhaps compiled.
+        run_layers: all layers, instead.
 
     Returns:
         The tokens of all clips one after another (sum of counts, output_dim), and the count of each clip.
@@ -68,12 +78,7 @@ def encode_features(
     hidden_CLD, valid_CL = _convolve(tower, chunks_CMT, sizes)
     ragged = any(n % block for n in n_frames)
     mask = valid_CL[:, None, None, :] if ragged else None
-    run = run_layer or tower_layer
-    for layer in tower.layers:
-        if layer.gradient_checkpointing and layer.training:
-            hidden_CLD = layer._gradient_checkpointing_func(run, layer, hidden_CLD, mask)
-        else:
-            hidden_CLD = run(layer, hidden_CLD, mask)
+    hidden_CLD = (run_layers or partial(one_by_one, tower, run_layer or tower_layer))(hidden_CLD, mask)
     pairs, counts = _pairs(n_frames, block, hidden_CLD.shape[1])
     flat = hidden_CLD.reshape(-1, hidden_CLD.shape[-1])
     pairs = pairs.pin_memory().to(flat.device, non_blocking=True) if flat.is_cuda else pairs
@@ -107,6 +112,16 @@ def _convolve(tower: Any, chunks_CMT: Tensor, sizes: Tensor) -> tuple[Tensor, Te
     positions = tower.positional_embedding.positional_embedding[: hidden.shape[1]]
     valid = torch.arange(hidden.shape[1], device=sizes.device) < ((sizes - 1) // 2 + 1)[:, None]
     return hidden + positions.to(hidden.dtype), valid
+
+
+def one_by_one(tower: Any, run_layer: RunLayer, hidden_CLD: Tensor, mask: Tensor | None) -> Tensor:
+    """All layers of the tower on (blocks, positions, width); in training perhaps with activations recomputed."""
+    for layer in tower.layers:
+        if layer.gradient_checkpointing and layer.training:
+            hidden_CLD = layer._gradient_checkpointing_func(run_layer, layer, hidden_CLD, mask)
+        else:
+            hidden_CLD = run_layer(layer, hidden_CLD, mask)
+    return hidden_CLD
 
 
 def tower_layer(layer: Any, hidden: Tensor, mask: Tensor | None) -> Tensor:

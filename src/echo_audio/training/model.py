@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from echo_audio.errors import TrainingError
-from echo_audio.models.audio_tower import Features, encode_features, tower_layer
+from echo_audio.models.audio_tower import Features, RunLayer, encode_features, tower_layer
 from echo_audio.models.logmel import logmel_padded
 from echo_audio.models.qwen2_5_omni import n_frames
 from echo_audio.models.thinker import Thinker
@@ -20,9 +20,6 @@ from echo_audio.training.mixing import Mixer
 SECONDS, TENTHS = 31, 10
 """Classes of the clock: whole seconds of a recording, and tenths."""
 _TOKENS_PER_S = 25
-
-RunLayer = Callable[[Any, Tensor, Tensor | None], Tensor]
-"""A layer of the audio tower on its blocks: `tower_layer`, perhaps compiled."""
 
 
 class SftModel(nn.Module):
