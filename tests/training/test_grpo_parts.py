@@ -18,7 +18,7 @@ from grpo_helpers import SHORT, gradients_of, short, small
 
 from echo_audio.data.stock import make_stock
 from echo_audio.engines.local import LocalEngine
-from echo_audio.errors import DataError, EngineError
+from echo_audio.errors import DataError, EngineError, TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker
 from echo_audio.scoring import rewards
@@ -26,7 +26,7 @@ from echo_audio.training import grpo, grpo_metrics
 from echo_audio.training.batch import collate
 from echo_audio.training.grpo_metrics import alarms, most_common_segment
 from echo_audio.training.grpo_settings import AlarmSettings, GrpoSettings, PromptSettings
-from echo_audio.training.grpo_state import drop_after
+from echo_audio.training.grpo_state import drop_after, write_evidence
 from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Reference, make_policy
 from echo_audio.training.prompts import DrawnRows, Place, Prompts, StoredRows
@@ -355,6 +355,35 @@ def test_a_torn_line_is_dropped_and_a_wrong_one_refused(tmp_path):
     log.path.write_text("{}\n")
     with pytest.raises(DataError, match="no rollout"):
         RolloutLog(log.path)
+
+
+def test_a_transcript_with_an_id_that_is_ruled_out_is_not_kept(tmp_path):
+    opened = Transcript.open(Question("?", "x", 4.0), "?")
+    log = RolloutLog(tmp_path / "log.jsonl")
+    for number, token in enumerate((1, 9)):
+        log.keep(Key(0, 0, number), opened.say(Written("a", Author.MODEL, (token,), (-0.5,))))
+    log.write()
+    again = RolloutLog(log.path, ruled_out=(8, 9))
+    assert set(again.done) == {Key(0, 0, 0)} and again.n_before == 1
+    again.keep(Key(0, 0, 1), opened.say(Written("b", Author.MODEL, (2,), (-0.5,))))
+    again.write()
+    assert RolloutLog(log.path, ruled_out=(8, 9)).done == again.done and len(again.done) == 2
+
+
+def test_an_update_that_is_not_finite_names_the_transcript(eight, tmp_path):
+    """One sampled id that the policy may not write: the trainer finds it impossible."""
+    run, items = eight
+    at = int(items[3].example.sampled.nonzero()[0][2])
+    ids = items[3].example.ids.copy()
+    ids[at] = run.family.audio_token
+    items[3] = replace(items[3], example=replace(items[3].example, ids=ids))
+    name = f"slot {items[3].key.slot}, attempt 0, number {items[3].key.number} .sampled token 2 of .*: -inf"
+    with pytest.raises(TrainingError, match=f"in 1 of 8 transcripts, the first of them {name}"):
+        run.updater.update([items], 0)
+    write_evidence(tmp_path / "evidence.jsonl", items)
+    lines = [json.loads(line) for line in (tmp_path / "evidence.jsonl").read_text().splitlines()]
+    assert [Key(line["slot"], line["attempt"], line["number"]) for line in lines] == [item.key for item in items]
+    assert [i for i, line in enumerate(lines) if "-inf" in line["failed"]] == [3] and lines[3]["failed"][2] == "-inf"
 
 
 def test_what_is_kept_is_written_together(tmp_path):

@@ -1,7 +1,7 @@
 """Triton kernels that draw: from the logits as the model gives them to an id a row, in two launches.
 
 What they compute is said by `choose` and `logprobs_of` in `sampling.py`, without top-p: inverse-transform sampling in index
-order. The first surveys each stretch of the vocabulary (its largest value, its masses), the second finds the stretch in
+order, and only an id with mass is taken. The first surveys each stretch of the vocabulary (its largest value, its masses), the second finds the stretch in
 which the random number falls, and the id in it. The vocabulary is read once, and nothing of its size is written.
 """
 
@@ -106,8 +106,8 @@ def _pick(
     total = tl.sum(plain * tl.where(empty, 0.0, tl.exp(top - highest)), 0)
     mass = warm * tl.where(empty, 0.0, tl.exp((top - highest) / heat))
     reached = tl.cumsum(mass, 0)
-    target = chance * tl.max(reached, 0)
-    part = tl.sum(((reached <= target) & there).to(tl.int32), 0)
+    target = chance * tl.max(tl.where(mass > 0, reached, 0.0), 0)
+    part = tl.min(tl.where((reached > target) & (mass > 0), p, PARTS_PAD), 0)  # never counted: see `_first_beyond`
     part = tl.minimum(part, tl.max(tl.where(mass > 0, p, 0), 0))
     before = tl.sum(tl.where(p == part - 1, reached, 0.0), 0)
     rest = tl.maximum(target - before, 0.0)
@@ -116,13 +116,14 @@ def _pick(
     may = tl.load(allowed + at, mask=at < size, other=0) != 0
     value = tl.load(logits + row * size + at, mask=may, other=float("-inf")).to(tl.float32)
     inner = tl.exp((value - highest) / heat)
-    n_below = tl.sum((tl.cumsum(inner, 0) <= rest).to(tl.int32), 0)
-    drawn = part * BLOCK + tl.minimum(n_below, tl.max(tl.where(inner > 0, i, 0), 0))
+    found = tl.min(tl.where((tl.cumsum(inner, 0) > rest) & (inner > 0), i, BLOCK), 0)
+    drawn = part * BLOCK + tl.minimum(found, tl.max(tl.where(inner > 0, i, 0), 0))
     chosen = tl.where(temperature > 0, drawn.to(tl.int64), likeliest)
     forced = tl.load(numbers + row * number_columns + FORCED + now)
     chosen = tl.where(forced >= 0, forced, chosen)
     chosen = tl.minimum(chosen, size - 1)  # where nothing is finite
-    logprob = tl.load(logits + row * size + chosen).to(tl.float32) - highest - tl.log(total)
+    may_be = tl.load(allowed + chosen) != 0  # what may not be drawn has no probability, whoever dictated it
+    logprob = tl.load(logits + row * size + chosen, mask=may_be, other=float("-inf")).to(tl.float32) - highest - tl.log(total)
     tl.store(last_ids + tl.load(numbers + row * number_columns), chosen)
     tl.store(ids + now * lanes + row, chosen)
     tl.store(logprobs + now * lanes + row, logprob)

@@ -78,9 +78,18 @@ def logprobs_of(logits_BV: Tensor, ids_B: Tensor) -> Tensor:
 
 def _invert(mass_BV: Tensor, chance_B: Tensor) -> Tensor:
     """The first index at which the cumulative mass goes beyond the chance: inverse-transform sampling, in index order."""
-    cumulative = mass_BV.cumsum(-1)
-    target = chance_B[:, None] * cumulative[:, -1:]
-    return (cumulative <= target).sum(-1).clamp(max=mass_BV.shape[1] - 1)
+    return _first_beyond(mass_BV.cumsum(-1), mass_BV, chance_B)
+
+
+def _first_beyond(cumulative_BV: Tensor, mass_BV: Tensor, chance_B: Tensor) -> Tensor:
+    """`_invert` with the sums given.
+
+    Only an index with mass counts. A GPU sums in parallel, each index with roundings of its own: the sums can fall from one
+    index to the next, and rise at one that has no mass. How many lie below the chance would then name the wrong index.
+    """
+    reached_BV = cumulative_BV.masked_fill(mass_BV == 0, 0.0)
+    target_B = chance_B * reached_BV.amax(-1)
+    return (reached_BV > target_B[:, None]).to(torch.uint8).argmax(-1)
 
 
 def _draw_nucleus(mass_BV: Tensor, top_p_B: Tensor, chance_B: Tensor) -> Tensor:

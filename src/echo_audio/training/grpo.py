@@ -198,7 +198,7 @@ class GrpoRun:
     def sample(self, step: int) -> tuple[list[Group], int]:
         """The groups of this process, and how many had no variance and were replaced."""
         how, places = self.settings.rollout, self._places(step)
-        log = RolloutLog(self._rollout_file(step))
+        log = RolloutLog(self._rollout_file(step), (~self.policy.thinker.allowed).nonzero()[:, 0].tolist())
         self.n_reused = log.n_before
         chosen: dict[int, Group] = {}
         n_replaced = 0

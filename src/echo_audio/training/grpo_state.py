@@ -11,6 +11,7 @@ beside its place and moved there when it is whole; what is not finite is never w
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -176,10 +177,18 @@ def drop_after(path: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def write_evidence(path: Path, items: Sequence[Learned]) -> None:
-    """Advantage and log-probabilities of every transcript of a step that failed, a line each."""
+    """Name, advantage and log-probabilities of every transcript of a step that failed, a line each.
+
+    What is not finite is written as text: NaN and infinity are not JSON.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for item in items:
-            known = {"engine": item.engine, "old": item.old, "reference": item.reference}
-            line: dict[str, Any] = {name: values.tolist() for name, values in known.items() if values is not None}
-            file.write(json.dumps({"advantage": item.advantage, **line}) + "\n")
+            known = {"engine": item.engine, "old": item.old, "reference": item.reference, "failed": item.failed}
+            line = {name: _in_json(values) for name, values in known.items() if values is not None}
+            file.write(json.dumps({**asdict(item.key), "advantage": item.advantage, **line}) + "\n")
+
+
+def _in_json(values: Tensor) -> list[float | str]:
+    """Numbers, and "nan", "inf" and "-inf", which float() reads."""
+    return [value if math.isfinite(value) else str(value) for value in values.tolist()]

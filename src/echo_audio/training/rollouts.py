@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +41,16 @@ class RolloutLog:
 
     Args:
         path: its file; what it holds already is kept, except a last line that was not finished.
+        ruled_out: ids that a policy may not write. A transcript with one is not kept, and is sampled anew: the trainer finds it
+            impossible, and its update would be NaN whenever the run goes on.
 
     Raises:
         DataError: a whole line is not a rollout.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ruled_out: Iterable[int] = ()) -> None:
         self.path = path
+        self._ruled_out = frozenset(ruled_out)
         self.done: dict[Key, Transcript] = {}
         self._unwritten: list[str] = []
         if path.is_file():
@@ -63,10 +66,12 @@ class RolloutLog:
         try:
             values = json.loads(line)
             key = Key(values["slot"], values["attempt"], values["number"])
-            self.done[key] = Transcript.from_json(json.dumps(values["transcript"]))
+            transcript = Transcript.from_json(json.dumps(values["transcript"]))
         except (ValueError, KeyError, TypeError, TranscriptError) as error:
             why = f"{self.path} holds a line that is no rollout ({error})"
             raise DataError(f"{why}; delete the file, its step is made anew") from None
+        if self._ruled_out.isdisjoint(_sampled_ids(transcript)):
+            self.done[key] = transcript
 
     def keep(self, key: Key, transcript: Transcript) -> bool:
         """Take one up, to be written with those that come after it.
@@ -209,10 +214,14 @@ def rewarded(
 
 def pieces_of(transcript: Transcript, family: Qwen25Omni) -> tuple[str, ...]:
     """The text of each sampled id; a character of several ids belongs to the last of them, a control id to none."""
-    spans = (s for s in transcript.spans if isinstance(s, Written) and s.author is Author.MODEL)
-    ids = [i for s in spans for i in s.ids or ()]
+    ids = _sampled_ids(transcript)
     texts = [family.token_texts[i] for i in ids]
     if None not in texts:
         return tuple(text or "" for text in texts)
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     return tuple("" if i in family.ends else utf8.decode(family.token_bytes[i]) for i in ids)
+
+
+def _sampled_ids(transcript: Transcript) -> list[int]:
+    spans = (s for s in transcript.spans if isinstance(s, Written) and s.author is Author.MODEL)
+    return [i for s in spans for i in s.ids or ()]

@@ -22,7 +22,7 @@ from echo_audio.training.grpo_settings import GrpoSettings
 from echo_audio.training.losses import Diagnostics, Step, Tokens, policy_loss
 from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Policy, Reference
-from echo_audio.training.rollouts import Rollout
+from echo_audio.training.rollouts import Key, Rollout
 
 
 @dataclass
@@ -33,22 +33,34 @@ class Learned:
         example: ready to be batched.
         advantage: of the whole transcript.
         engine: log-probabilities by the engine.
+        key: its name in the step.
         old: by the trainer before the step's updates; None where the step has one update only.
         reference: by the reference; None without KL.
+        failed: by the trainer in an update that was not finite; None before there is one.
     """
 
     example: Example
     advantage: float
     engine: Tensor
+    key: Key
     old: Tensor | None = None
     reference: Tensor | None = None
+    failed: Tensor | None = None
+
+    def blame(self) -> str:
+        """Its first sampled token whose log-probability in the failed update is not finite; empty where all are."""
+        if self.failed is None or bool(self.failed.isfinite().all()):
+            return ""
+        at = int((~self.failed.isfinite()).nonzero()[0])
+        token, name = int(self.example.ids[self.example.sampled][at]), f"slot {self.key.slot}, attempt {self.key.attempt}"
+        return f"{name}, number {self.key.number} (sampled token {at} of {len(self.failed)}, id {token}: {float(self.failed[at])})"
 
 
 def learned(rollout: Rollout, advantage: float, token_bytes: Sequence[bytes]) -> Learned:
     """A rollout and its advantage, ready for the update."""
     encoded = rollout.encoded
     engine = torch.tensor([p for p, s in zip(encoded.logprobs, encoded.sampled, strict=True) if s])
-    return Learned(example_of(encoded, token_bytes), advantage, engine)
+    return Learned(example_of(encoded, token_bytes), advantage, engine, rollout.key)
 
 
 def micro_batches(items: Sequence[Learned], budget: int) -> list[list[Learned]]:
@@ -170,7 +182,8 @@ class Updater:
         grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self.optimiser.zero_grad(set_to_none=True)
-            raise TrainingError(f"the loss of an update is {loss} and its gradient has the norm {grad_norm}")
+            failure = f"the loss of an update is {loss} and its gradient has the norm {grad_norm}"
+            raise TrainingError(f"{failure}; {self._blame(self._teaching(items))}")
         rate = self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -178,6 +191,15 @@ class Updater:
         self.optimiser.zero_grad(set_to_none=True)
         self.n_updates += 1
         return Outcome(loss, grad_norm, rate, seen)
+
+    @torch.no_grad()
+    def _blame(self, items: Sequence[Learned]) -> str:
+        """Fill in `failed`, by one more forward, and say which transcript of this process is to blame."""
+        self._fill(self.policy, items, "failed")
+        blamed = [said for item in items if (said := item.blame())]
+        if not blamed:
+            return "every log-probability of it is finite, so it comes from the loss or from the way back"
+        return f"a log-probability is not finite in {len(blamed)} of {len(items)} transcripts, the first of them {blamed[0]}"
 
     def _rate(self) -> float:
         """The learning rate of the coming update."""
