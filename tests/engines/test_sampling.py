@@ -122,7 +122,7 @@ def test_a_greedy_row_leaves_its_random_state_untouched() -> None:
 def in_parallel(values: Tensor, dim: int) -> Tensor:
     """Sums as a GPU makes them: four values a thread, 32 threads doubling their reach, and the warps before them."""
     assert dim == -1
-    inner = values.view(-1, values.shape[-1] // 128, 32, 4).cumsum(2 + 1)
+    inner = values.view(-1, values.shape[-1] // 128, 32, 4).cumsum(3)
     ends = inner[..., -1].clone()
     for reach in (1, 2, 4, 8, 16):
         ends[..., reach:] = ends[..., reach:] + ends[..., :-reach]
@@ -141,7 +141,11 @@ def test_what_is_forbidden_is_not_drawn_where_sums_are_rounded(monkeypatch: pyte
     ones = torch.ones_like(chance)
     sequential = choose(row.expand(len(chance), -1), Draw(ones, chance, ones))
     cumsum = Tensor.cumsum
-    monkeypatch.setattr(Tensor, "cumsum", lambda values, dim: in_parallel(values, dim) if values.shape[-1] == 1024 else cumsum(values, dim))
+
+    def rounded(values: Tensor, dim: int) -> Tensor:
+        return in_parallel(values, dim) if values.shape[-1] == 1024 else cumsum(values, dim)
+
+    monkeypatch.setattr(Tensor, "cumsum", rounded)
     assert (row.softmax(-1).expand(2, -1).cumsum(-1).diff() < 0).any()
     parallel = choose(row.expand(len(chance), -1), Draw(ones, chance, ones))
     assert row[parallel].isfinite().all()

@@ -1,8 +1,9 @@
 """Triton kernels that draw: from the logits as the model gives them to an id a row, in two launches.
 
 What they compute is said by `choose` and `logprobs_of` in `sampling.py`, without top-p: inverse-transform sampling in index
-order, and only an id with mass is taken. The first surveys each stretch of the vocabulary (its largest value, its masses), the second finds the stretch in
-which the random number falls, and the id in it. The vocabulary is read once, and nothing of its size is written.
+order, and only an id with mass is taken. The first surveys each stretch of the vocabulary (its largest value, its masses), the
+second finds the stretch in which the random number falls, and the id in it. The vocabulary is read once, and nothing of its
+size is written.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportGeneralTypeIssues=false

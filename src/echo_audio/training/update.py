@@ -52,8 +52,9 @@ class Learned:
         if self.failed is None or bool(self.failed.isfinite().all()):
             return ""
         at = int((~self.failed.isfinite()).nonzero()[0])
-        token, name = int(self.example.ids[self.example.sampled][at]), f"slot {self.key.slot}, attempt {self.key.attempt}"
-        return f"{name}, number {self.key.number} (sampled token {at} of {len(self.failed)}, id {token}: {float(self.failed[at])})"
+        token, value = int(self.example.ids[self.example.sampled][at]), float(self.failed[at])
+        name = f"slot {self.key.slot}, attempt {self.key.attempt}, number {self.key.number}"
+        return f"{name} (sampled token {at} of {len(self.failed)}, id {token}: {value})"
 
 
 def learned(rollout: Rollout, advantage: float, token_bytes: Sequence[bytes]) -> Learned:
