@@ -8,8 +8,10 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
 
     engine   `VllmEngine`: every transcript by its own clock; ids expanded, log-mel by us, known audio named by its hash
     tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
-    waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`echo_hear`)
+    waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`engines/vllm_hearing.py`)
     launched the same as engine, the audio tower's layers launched kernel by kernel (`engines/tower_graphs.py`)
+    joined   the same as engine, clips joined by vLLM in fresh host memory (`engines/staging.py`)
+    counted  the same as engine, the positions of every prompt counted and sent by vLLM
     apart    the same as engine, every new turn begins at once instead of together with others
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
@@ -39,6 +41,7 @@ import numpy as np
 from vllm_profile import Sampler
 
 from echo_audio.audio import SAMPLE_RATE, Recording
+from echo_audio.engines import vllm_hearing
 from echo_audio.engines.vllm import TOGETHER, VllmEngine
 from echo_audio.listen import Clip, Encoded, Request, Sampling
 
@@ -175,11 +178,14 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "launched", "apart", "unseeded")
-OURS = ("tower", "graphs", "join")
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "joined", "counted", "apart", "unseeded")
+OURS = vllm_hearing.PARTS
 SIDES = (*BY_ENGINE, "waves", "text")
 DEFAULT = [side for side in SIDES if side != "unseeded"]
-HEARING: dict[str, tuple[str, ...]] = {"waiting": ("tower", "graphs"), "launched": ("tower", "join"), "waves": ()}
+LEFT_OUT = {"waiting": "join", "launched": "graphs", "joined": "upload", "counted": "positions"}
+HEARING: dict[str, tuple[str, ...]] = {
+    "waves": (), **{side: tuple(part for part in OURS if part != left) for side, left in LEFT_OUT.items()},
+}  # fmt: skip
 """What of ours reads audio in vLLM's process, where it is not all."""
 
 

@@ -271,3 +271,54 @@ def test_silence_and_the_shortest_clip_have_finite_tokens(thinker: Thinker) -> N
         encoded = TranscriptEncoder(thinker.family, recording).encode(opened(recording))
         with torch.inference_mode():
             assert thinker.embed_encoded(encoded).isfinite().all()
+
+
+@torch.inference_mode()
+def test_the_second_runner_takes_clips_as_they_came(thinker: Thinker) -> None:
+    """Its encoder is given items one by one; what is not audio stays vLLM's to encode."""
+    receiver, _ = receiver_of(thinker)
+    receiver.model_runner.model_state = SimpleNamespace(encoder_runner=Encoder(), rope_state=Rope())
+    assert receiver.echo_hear()[2:] == ["execute_mm_encoder", "init_prefill_positions"]
+    features = [features_of(n) for n in N_FRAMES]
+    items = [("audio", {"input_audio_features": SimpleNamespace(data=clip)}) for clip in features]
+    encoder = receiver.model_runner.model_state.encoder_runner
+    for a, b in zip(encoder.execute_mm_encoder(items), thinker.encode_features(features), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    for other in ([*items, ("image", {})], [("audio", {"audio_embeds": None})]):
+        assert encoder.execute_mm_encoder(other) == "stock"
+    assert receiver.echo_hear(["join"]) == ["embed_input_ids"] and encoder.execute_mm_encoder(items) == "stock"
+
+
+def test_positions_of_text_and_audio_are_there_already(thinker: Thinker) -> None:
+    receiver, _ = receiver_of(thinker)
+    rope = Rope()
+    receiver.model_runner.model_state = SimpleNamespace(encoder_runner=None, rope_state=rope)
+    receiver.echo_hear(["positions"])
+    assert rope.prefill_positions.gpu.tolist() == [list(range(9))] * 6
+    audio, image = SimpleNamespace(modality="audio"), SimpleNamespace(modality="image")
+    rope.init_prefill_positions(0, None, [1, 2], [audio, audio])
+    rope.init_prefill_positions(1, None, [1, 2], [])
+    assert rope.asked == [] and rope.prefill_delta.np == {0: 0, 1: 0}
+    rope.init_prefill_positions(1, None, [1, 2], [audio, image])
+    rope.init_prefill_positions(1, None, [1, 2], [audio])  # that row holds an image's positions
+    rope.init_prefill_positions(0, None, [1, 2], [audio])
+    assert rope.asked == [1, 1]
+
+
+class Encoder:
+    """vLLM's `EncoderRunner`, as far as it is replaced."""
+
+    def execute_mm_encoder(self, items: Any) -> str:
+        return "stock"
+
+
+class Rope:
+    """vLLM's `RopeState`, as far as it is replaced: two rows of three axes."""
+
+    def __init__(self) -> None:
+        self.prefill_positions = SimpleNamespace(gpu=torch.zeros(6, 9, dtype=torch.int32))
+        self.prefill_delta = SimpleNamespace(np={})
+        self.asked: list[int] = []
+
+    def init_prefill_positions(self, req_idx: int, model: Any, prefill_token_ids: list[int], mm_features: Any) -> None:
+        self.asked.append(req_idx)

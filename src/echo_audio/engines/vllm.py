@@ -6,7 +6,8 @@ log-mel is computed once, in a thread. What is sent is the ids, and the features
 
 A turn comes back whole (`vllm_turns`): what a step writes stays in vLLM's process until its turn ends.
 
-Works with vLLM 0.23. Everything of vLLM that is used is named in `vllm_library.Library`, `vllm_scheduler` and `vllm_worker`.
+Works with vLLM 0.23. Everything of vLLM that is used is named in `vllm_library.Library`, `vllm_scheduler`,
+`vllm_worker` and `vllm_hearing`.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _audio_item(features: Tensor) -> Any:
         "feature_attention_mask": torch.ones(1, features.shape[1], dtype=torch.long),
     }
     # As the model's own fields, but left on the host: copied from there by vLLM, a step that hears something new waits for
-    # all work in flight. Our tower copies them itself (`vllm_worker`).
+    # all work in flight. We copy them ourselves (`vllm_hearing`).
     stays = MultiModalFieldConfig.batched(AUDIO, keep_on_cpu=True)
     fields = {
         "input_audio_features": MultiModalFieldConfig.flat_from_sizes(AUDIO, n_frames, dim=1, keep_on_cpu=True),
@@ -100,6 +100,8 @@ def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *,
     found: dict[str, Any] = {
         "model": str(folder), "dtype": "bfloat16", "max_model_len": length, "max_num_seqs": max_rows,
         "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
+        # AsyncLLM would take 2,048: a wave of new segments then comes in dribbles, each a step with all its overhead.
+        "max_num_batched_tokens": max(length, 8192),
         # Segments of some 100 ids ride beside the rows' one each: vLLM's 512 are too few for CUDA graphs then.
         "max_cudagraph_capture_size": min(1024, max(256, 4 * max_rows)),
         "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",

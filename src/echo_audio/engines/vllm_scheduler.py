@@ -15,6 +15,9 @@ from echo_audio.engines.vllm_turns import Turns
 from echo_audio.models.qwen2_5_omni import Qwen25Omni
 
 NAME = f"{__name__}.scheduler"
+ENCODER_CACHE = 32_768
+"""Audio tokens whose encoding is kept: 22 minutes, a quarter of a GB at 7B. vLLM keeps as many as it reads in a step, and then
+encodes the same segment again for each transcript that plays it a little later."""
 _USED = {
     "schedule": ("self",),
     "add_request": ("self", "request"),
@@ -30,6 +33,8 @@ def scheduler(*, vllm_config: Any, **more: Any) -> Any:
 
     if vllm_config.parallel_config.worker_extension_cls == vllm_second.NAME:
         vllm_second.allow()  # the model may run in processes of its own, and scheduler and runner must agree
+    settings = vllm_config.scheduler_config
+    settings.encoder_cache_size = max(settings.encoder_cache_size, ENCODER_CACHE)
     base = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler
     made = keeping_turns(base)(vllm_config=vllm_config, **more)
     made.turns = Turns(Qwen25Omni.load(vllm_config.model_config.model).token_bytes)
