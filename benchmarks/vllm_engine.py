@@ -10,8 +10,9 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
     waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`engines/vllm_hearing.py`)
     launched the same as engine, the audio tower's layers launched kernel by kernel (`engines/tower_graphs.py`)
-    joined   the same as engine, clips joined by vLLM in fresh host memory (`engines/staging.py`)
-    counted  the same as engine, the positions of every prompt counted and sent by vLLM
+    uploaded engine, and clips go to the GPU through memory that is pinned once (`engines/staging.py`)
+    placed   engine, and the positions of a prompt are there before it comes
+    all      engine with both
     apart    the same as engine, every new turn begins at once instead of together with others
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
@@ -41,8 +42,8 @@ import numpy as np
 from vllm_profile import Sampler
 
 from echo_audio.audio import SAMPLE_RATE, Recording
-from echo_audio.engines import vllm_hearing
 from echo_audio.engines.vllm import TOGETHER, VllmEngine
+from echo_audio.engines.vllm_hearing import DEFAULT, PARTS
 from echo_audio.listen import Clip, Encoded, Request, Sampling
 
 GROUP, TOKENS, TURNS = 8, 60, 3
@@ -178,13 +179,11 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "launched", "joined", "counted", "apart", "unseeded")
-OURS = vllm_hearing.PARTS
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "all", "apart", "unseeded")
 SIDES = (*BY_ENGINE, "waves", "text")
-DEFAULT = [side for side in SIDES if side != "unseeded"]
-LEFT_OUT = {"waiting": "join", "launched": "graphs", "joined": "upload", "counted": "positions"}
 HEARING: dict[str, tuple[str, ...]] = {
-    "waves": (), **{side: tuple(part for part in OURS if part != left) for side, left in LEFT_OUT.items()},
+    "waiting": ("tower", "graphs"), "launched": ("tower", "join"), "uploaded": (*DEFAULT, "upload"),
+    "placed": (*DEFAULT, "positions"), "all": PARTS, "waves": (),
 }  # fmt: skip
 """What of ours reads audio in vLLM's process, where it is not all."""
 
@@ -242,7 +241,7 @@ def main() -> None:
     sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
         engine.whole, engine.together = name != "tokens" and whole, 1 if name == "apart" else TOGETHER
-        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, OURS),)))
+        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, DEFAULT),)))
         began = time.perf_counter()
         tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
         seconds = time.perf_counter() - began
@@ -274,7 +273,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--sides", nargs="+", default=DEFAULT, choices=SIDES)
+    parser.add_argument("--sides", nargs="+", default=[side for side in SIDES if side != "unseeded"], choices=SIDES)
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
     parser.add_argument("--runner", type=int, default=2, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")

@@ -15,6 +15,7 @@ from torch import Tensor
 from echo_audio.audio import Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.tower_graphs import SIZES, TowerGraphs
+from echo_audio.engines.vllm_hearing import PARTS
 from echo_audio.engines.vllm_worker import Receiver
 from echo_audio.listen import Encoded
 from echo_audio.models.audio_tower import Features, encode_clips, encode_features
@@ -278,7 +279,7 @@ def test_the_second_runner_takes_clips_as_they_came(thinker: Thinker) -> None:
     """Its encoder is given items one by one; what is not audio stays vLLM's to encode."""
     receiver, _ = receiver_of(thinker)
     receiver.model_runner.model_state = SimpleNamespace(encoder_runner=Encoder(), rope_state=Rope())
-    assert receiver.echo_hear()[2:] == ["execute_mm_encoder", "init_prefill_positions"]
+    assert receiver.echo_hear(PARTS)[2:] == ["execute_mm_encoder", "init_prefill_positions"]
     features = [features_of(n) for n in N_FRAMES]
     items = [("audio", {"input_audio_features": SimpleNamespace(data=clip)}) for clip in features]
     encoder = receiver.model_runner.model_state.encoder_runner

@@ -32,7 +32,7 @@ class Receiver:
 
         model.compute_logits = allowed
 
-    def echo_hear(self, parts: Sequence[str] = vllm_hearing.PARTS) -> list[str]:
+    def echo_hear(self, parts: Sequence[str] = vllm_hearing.DEFAULT) -> list[str]:
         """Our way for audio; see `vllm_hearing.replace`."""
         return vllm_hearing.replace(self.model_runner, parts)
 
