@@ -13,7 +13,6 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     uploaded engine, and clips go to the GPU through memory that is pinned once (`engines/staging.py`)
     placed   engine, and the positions of a prompt are there before it comes
     all      engine with both
-    apart    the same as engine, every new turn begins at once instead of together with others
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
     text     the ceiling: 256 sequences of 180 tokens without audio
@@ -42,7 +41,7 @@ import numpy as np
 from vllm_profile import Sampler
 
 from echo_audio.audio import SAMPLE_RATE, Recording
-from echo_audio.engines.vllm import TOGETHER, VllmEngine
+from echo_audio.engines.vllm import VllmEngine
 from echo_audio.engines.vllm_hearing import DEFAULT, PARTS
 from echo_audio.listen import Clip, Encoded, Request, Sampling
 
@@ -179,7 +178,7 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "all", "apart", "unseeded")
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "all", "unseeded")
 SIDES = (*BY_ENGINE, "waves", "text")
 HEARING: dict[str, tuple[str, ...]] = {
     "waiting": ("tower", "graphs"), "launched": ("tower", "join"), "uploaded": (*DEFAULT, "upload"),
@@ -236,11 +235,11 @@ def main() -> None:
     sides = sides_of(engine, n, given)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
     on_loop(by_waves(engine, range(1, 2)))
-    asyncio.run(by_engine(engine, range(2, 10)))  # warm
+    asyncio.run(by_engine(engine, range(2, 2 + n)))  # warm: as many rows as are measured
     found: dict[str, float] = {}
     sent, whole = engine.clips_sent, engine.whole
     for name, (run, n_transcripts) in sides.items():
-        engine.whole, engine.together = name != "tokens" and whole, 1 if name == "apart" else TOGETHER
+        engine.whole = name != "tokens" and whole
         on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, DEFAULT),)))
         began = time.perf_counter()
         tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
@@ -249,7 +248,7 @@ def main() -> None:
         print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
         if name == "engine":
             sent = engine.clips_sent - sent
-    engine.whole, engine.together = whole, TOGETHER
+    engine.whole = whole
     on_loop(engine.llm.collective_rpc("echo_hear"))
     if given.profile:
         profile(engine, given.profile, n)

@@ -73,7 +73,7 @@ def ask(scheduler: Any, rows: int) -> None:
     from vllm.v1.request import Request
 
     init_none_hash(sha256)
-    extra = {KEY: {"stop": ["</seg>"], "announced": False, "together": 1}}
+    extra = {KEY: {"stop": ["</seg>"], "announced": False}}
     for row in range(rows):
         params = SamplingParams(max_tokens=64, logprobs=0, detokenize=False, extra_args=extra)
         hasher = get_request_block_hasher(BLOCK, sha256)

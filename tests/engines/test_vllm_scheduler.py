@@ -53,7 +53,7 @@ def scheduler_of(folder: Path) -> Any:
 def params(name: str) -> Any:
     from vllm import SamplingParams
 
-    extra = None if name == "stock" else {KEY: {"stop": ["</seg>"], "announced": name == "announced", "together": 8}}
+    extra = None if name == "stock" else {KEY: {"stop": ["</seg>"], "announced": name == "announced"}}
     return SamplingParams(max_tokens=5, logprobs=0, flat_logprobs=True, detokenize=False, extra_args=extra)
 
 

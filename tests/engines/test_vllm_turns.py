@@ -50,10 +50,6 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
-        self.running, self.waiting, self.max_num_running_reqs = [0] * 40, [0] * 3, 64
-
-    def schedule(self) -> int:
-        return self.max_num_running_reqs - len(self.running)
 
     def add_request(self, request: Any) -> None:
         self.seen.append(request.request_id)
@@ -141,20 +137,6 @@ def test_rows_that_are_still_read_give_nothing() -> None:
     np.testing.assert_allclose(sent[3][0].outputs[0].kv_transfer_params[KEY], [-1, -2, -3])
 
 
-def test_new_turns_wait_for_each_other_where_many_write() -> None:
-    """No row may be added for at most four steps; then, or when enough wait, or when few write, as vLLM likes."""
-    scheduler = keeping_turns(Scheduler)()
-    scheduler.turns = Turns(BYTES)
-    scheduler.turns.begin("a", {KEY: {"stop": [], "announced": False, "together": 8}})
-    assert [scheduler.schedule() for _ in range(6)] == [0, 0, 0, 0, 24, 0]
-    scheduler.waiting = [0] * 8
-    assert scheduler.schedule() == 24 and scheduler.max_num_running_reqs == 64
-    scheduler.running, scheduler.waiting = [0] * 20, [0]
-    assert scheduler.schedule() == 44
-    scheduler.running, scheduler.waiting = [0] * 40, []
-    assert scheduler.schedule() == 24
-
-
 def test_another_scheduler_is_told_from_ours() -> None:
     class Other(Scheduler):
         def add_request(self, request: Any, priority: int) -> None:  # type: ignore[override]
@@ -162,7 +144,6 @@ def test_another_scheduler_is_told_from_ours() -> None:
 
     assert misfits_of(Scheduler) == [] and misfits_of(Other) == ["Other.add_request"]
     assert misfits_of(object) == [
-        "object.schedule",
         "object.add_request",
         "object.update_from_output",
         "object._update_request_with_output",

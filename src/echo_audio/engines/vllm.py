@@ -38,8 +38,6 @@ from echo_audio.models.qwen2_5_omni import Qwen25Omni
 T = TypeVar("T")
 
 _KEPT_FEATURES = 1024
-TOGETHER = 8
-"""New turns that begin in one step, where many rows write: steps that only write are cheaper than steps that also read."""
 
 
 class VllmEngine:
@@ -69,7 +67,6 @@ class VllmEngine:
     ) -> None:
         self.family, self.library, self.seeded, self.whole = family, library, seeded, whole
         self.max_positions = min(family.max_positions, max_positions or family.max_positions)
-        self.together = TOGETHER
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
         self._computing: OrderedDict[str, asyncio.Future[Tensor]] = OrderedDict()
@@ -220,7 +217,7 @@ class VllmEngine:
     # ------------------------------------------------------------------------------------------ requests
 
     def _params(self, request: Request, allowance: int, *, streaming: bool, announced: bool) -> Any:
-        turn = {"stop": list(request.stop), "announced": announced, "together": self.together}
+        turn = {"stop": list(request.stop), "announced": announced}
         seed = seed_of(request.sampling, request.turn) if self.seeded and request.sampling.temperature > 0 else None
         return params_of(
             self.library, request, seed, turn if self.whole and not streaming else None,

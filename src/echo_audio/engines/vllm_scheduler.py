@@ -19,7 +19,6 @@ ENCODER_CACHE = 32_768
 """Audio tokens whose encoding is kept: 22 minutes, a quarter of a GB at 7B. vLLM keeps as many as it reads in a step, and then
 encodes the same segment again for each transcript that plays it a little later."""
 _USED = {
-    "schedule": ("self",),
     "add_request": ("self", "request"),
     "update_from_output": ("self", "scheduler_output", "model_runner_output"),
     "_update_request_with_output": ("self", "request", "new_token_ids"),
@@ -70,15 +69,6 @@ def keeping_turns(base: type) -> Any:
 
     class Keeping(base):
         turns: Turns
-
-        def schedule(self) -> Any:
-            if not self.turns.hold(len(self.running), len(self.waiting)):
-                return super().schedule()
-            limit, self.max_num_running_reqs = self.max_num_running_reqs, len(self.running)
-            try:
-                return super().schedule()
-            finally:
-                self.max_num_running_reqs = limit
 
         def add_request(self, request: Any) -> None:
             params = request.sampling_params

@@ -15,9 +15,6 @@ from typing import Any
 KEY = "echo_turn"
 """Where a request says in its `extra_args` that it is a turn, and where its log-probabilities come back."""
 
-_MANY, _LONGEST_HOLD = 32, 4
-"""Rows that must be writing for new turns to wait, and the steps that they wait at most."""
-
 
 @dataclass(slots=True)
 class Stops:
@@ -75,8 +72,6 @@ class Turns:
 
     def __init__(self, token_bytes: Sequence[bytes]) -> None:
         self.token_bytes = token_bytes
-        self.together = 1
-        self._n_held = 0
         self._open: dict[str, Turn] = {}
         self._stops: dict[tuple[str, ...], Stops] = {}
 
@@ -88,22 +83,7 @@ class Turns:
         texts = tuple(asked["stop"])
         if texts not in self._stops:
             self._stops[texts] = Stops(self.token_bytes, texts)
-        self.together = asked.get("together", 1)
         self._open[name] = Turn(self._stops[texts], bool(asked["announced"]))
-
-    def hold(self, n_writing: int, n_waiting: int) -> bool:
-        """Whether a step leaves new turns waiting until more have come.
-
-        A step in which every row writes one id is one CUDA graph. A step that also reads what a few new turns heard is
-        launched piece by piece, and the few ids it reads do not fill the GPU.
-
-        Args:
-            n_writing: rows that go on.
-            n_waiting: new turns.
-        """
-        wait = 0 < n_waiting < self.together and n_writing >= _MANY and self._n_held < _LONGEST_HOLD
-        self._n_held = self._n_held + 1 if wait else 0
-        return wait
 
     def forget(self, names: Sequence[str]) -> None:
         """These requests are gone."""
