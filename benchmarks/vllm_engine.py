@@ -12,7 +12,8 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     launched the same as engine, the audio tower's layers launched kernel by kernel (`engines/tower_graphs.py`)
     uploaded engine, and clips go to the GPU through memory that is pinned once (`engines/staging.py`)
     placed   engine, and the positions of a prompt are there before it comes
-    all      engine with both
+    lean     engine, and a request's row is set up without launches
+    all      engine with these three
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
     text     the ceiling: 256 sequences of 180 tokens without audio
@@ -178,11 +179,11 @@ async def by_text(engine: VllmEngine, **more: Any) -> int:
     return sum(await asyncio.gather(*(one(number) for number in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "all", "unseeded")
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "lean", "all", "unseeded")
 SIDES = (*BY_ENGINE, "waves", "text")
 HEARING: dict[str, tuple[str, ...]] = {
     "waiting": ("tower", "graphs"), "launched": ("tower", "join"), "uploaded": (*DEFAULT, "upload"),
-    "placed": (*DEFAULT, "positions"), "all": PARTS, "waves": (),
+    "placed": (*DEFAULT, "positions"), "lean": (*DEFAULT, "rows"), "all": PARTS, "waves": (),
 }  # fmt: skip
 """What of ours reads audio in vLLM's process, where it is not all."""
 

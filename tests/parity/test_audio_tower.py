@@ -306,6 +306,41 @@ def test_positions_of_text_and_audio_are_there_already(thinker: Thinker) -> None
     assert rope.asked == [1, 1]
 
 
+def test_a_row_is_set_up_without_the_gpu(thinker: Thinker) -> None:
+    """Where the prompt has something left to read; what the row drew last is written where it has not."""
+    receiver, _ = receiver_of(thinker)
+    states = States()
+    receiver.model_runner.req_states = states
+    assert receiver.echo_hear(["rows"]) == ["add_request"]
+    drawn, guessed = states.last_sampled_tokens, states.draft_tokens
+    states.add_request(req_id="a", all_token_ids=[4, 5, 6], num_computed_tokens=2)
+    assert states.rows == {"a": (3, 2)} and drawn.tolist() == [0] and guessed.tolist() == [7]
+    assert states.last_sampled_tokens is drawn and states.draft_tokens is guessed
+    states.add_request(req_id="b", all_token_ids=[4, 5, 6], num_computed_tokens=3)
+    assert drawn.tolist() == [6] and guessed.tolist() == [0]
+    with pytest.raises(KeyError):
+        states.add_request(all_token_ids=[4, 5], num_computed_tokens=1)
+    assert states.last_sampled_tokens is drawn
+    states.num_speculative_steps = 1
+    states.add_request(req_id="c", all_token_ids=[4, 5, 6], num_computed_tokens=1)
+    assert drawn.tolist() == [4]
+
+
+class States:
+    """vLLM's `RequestState`, as far as it is replaced: one row."""
+
+    def __init__(self) -> None:
+        self.last_sampled_tokens, self.draft_tokens = torch.tensor([0]), torch.tensor([7])
+        self.num_speculative_steps = 0
+        self.rows: dict[str, tuple[int, int]] = {}
+
+    def add_request(self, **given: Any) -> None:
+        ids, computed = given["all_token_ids"], given["num_computed_tokens"]
+        self.rows[given["req_id"]] = len(ids), computed
+        self.last_sampled_tokens[0] = ids[computed - 1]
+        self.draft_tokens.zero_()
+
+
 class Encoder:
     """vLLM's `EncoderRunner`, as far as it is replaced."""
 

@@ -76,7 +76,7 @@ def test_what_is_replaced_is_there(engine: VllmEngine, request: pytest.FixtureRe
     second = "second-runner" in request.node.name
     (told,) = engine._call(engine.llm.collective_rpc("echo_hear", args=(PARTS,)))
     assert told[:2] == ["_process_audio_input", "embed_input_ids"]
-    assert told[2:] == (["execute_mm_encoder", "init_prefill_positions"] if second else [])
+    assert told[2:] == (["execute_mm_encoder", "init_prefill_positions", "add_request"] if second else [])
 
 
 def relistening(thinker: Thinker, n: int, recording: Recording) -> list[Encoded]:

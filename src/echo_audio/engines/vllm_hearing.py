@@ -6,6 +6,7 @@
 | join | model | `embed_input_ids` | the stock one waits for the GPU in every step that reads audio |
 | upload | encoder, second runner | `execute_mm_encoder` | the stock one joins all clips in fresh host memory |
 | positions | rotary state, second runner | `init_prefill_positions` | audio and text count alike: nothing to send |
+| rows | requests' states, second runner | `add_request` | two launches for each request, of which nothing is read |
 
 Replaced on the model itself: vLLM may have wrapped it for CUDA graphs, and the model does not see what is put on the wrapper.
 """
@@ -24,7 +25,7 @@ from echo_audio.engines.staging import Staging
 from echo_audio.engines.tower_graphs import TowerGraphs
 from echo_audio.models.audio_tower import RunLayers, encode_clips
 
-PARTS = ("tower", "graphs", "join", "upload", "positions")
+PARTS = ("tower", "graphs", "join", "upload", "positions", "rows")
 DEFAULT = ("tower", "graphs", "join")
 """Those that have been run on a GPU (docs/performance.md); `benchmarks/vllm_engine.py --sides engine all` shows the others."""
 _FEATURES = "input_audio_features"
@@ -56,6 +57,7 @@ def replace(model_runner: Any, parts: Sequence[str] = DEFAULT) -> list[str]:
     model = model_runner.get_model()
     state = getattr(model_runner, "model_state", None)
     encoder, rope = getattr(state, "encoder_runner", None), getattr(state, "rope_state", None)
+    states = getattr(model_runner, "req_states", None)
     run_layers = TowerGraphs(model.audio_tower) if "graphs" in parts else None
     if run_layers is not None:
         run_layers.capture()
@@ -64,6 +66,7 @@ def replace(model_runner: Any, parts: Sequence[str] = DEFAULT) -> list[str]:
         Way(model, "embed_input_ids", "join", partial(join_of, model)),
         Way(encoder, "execute_mm_encoder", "upload", partial(upload_of, model, encoder, run_layers)),
         Way(rope, "init_prefill_positions", "positions", partial(positions_of, rope)),
+        Way(states, "add_request", "rows", partial(rows_of, states)),
     )
     done = list[str]()
     for way in ways:
@@ -145,3 +148,28 @@ def positions_of(rope: Any) -> Callable[..., None]:
         stock(rope, req_idx, model, prefill_token_ids, mm_features)
 
     return begin
+
+
+def rows_of(states: Any) -> Callable[..., None]:
+    """A request's row, set up without a launch.
+
+    The stock method writes to the GPU what the row drew last and that it guesses nothing. A row that has a prompt left to
+    read looks at neither, and every request that comes here has: its last token is read again however much is cached. So
+    it writes them into tensors that nobody reads.
+    """
+    stock = type(states).add_request
+    aside = {name: torch.zeros_like(getattr(states, name), device="cpu") for name in ("last_sampled_tokens", "draft_tokens")}
+
+    def add(*, all_token_ids: list[int], num_computed_tokens: int, **more: Any) -> None:
+        given = {"all_token_ids": all_token_ids, "num_computed_tokens": num_computed_tokens, **more}
+        if states.num_speculative_steps or num_computed_tokens >= len(all_token_ids):
+            stock(states, **given)
+            return
+        kept = {name: getattr(states, name) for name in aside}
+        vars(states).update(aside)
+        try:
+            stock(states, **given)
+        finally:
+            vars(states).update(kept)
+
+    return add
