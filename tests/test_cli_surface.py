@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,13 +20,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
+def processor_s() -> float:
+    """Seconds of a processor that ended children took. On shared cores the clock says more of the others."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def fastest_help(*arguments: str) -> tuple[float, str]:
-    """Seconds and output of the best of three: the cores are shared."""
+    """Seconds of a processor and output, of the best of three."""
     best_s, out = 60.0, ""
     for _ in range(3):
-        start_s = time.perf_counter()
+        start_s = processor_s()
         done = run(*arguments, "--help")
-        best_s, out = min(best_s, time.perf_counter() - start_s), done.stdout
+        best_s, out = min(best_s, processor_s() - start_s), done.stdout
         assert done.returncode == 0, done.stderr
         if best_s < 1.0:
             break
