@@ -185,7 +185,7 @@ HEARING: dict[str, tuple[str, ...]] = {
     "waiting": ("tower", "graphs"), "launched": ("tower", "join"), "uploaded": (*DEFAULT, "upload"),
     "placed": (*DEFAULT, "positions"), "lean": (*DEFAULT, "rows"), "all": PARTS, "waves": (),
 }  # fmt: skip
-"""What of ours reads audio in vLLM's process, where it is not all."""
+"""What of ours reads audio in vLLM's process, where it is not `DEFAULT`."""
 
 
 def sides_of(engine: VllmEngine, n: int, given: argparse.Namespace) -> dict[str, tuple[Any, int]]:

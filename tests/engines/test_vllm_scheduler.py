@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from echo_audio.engines import vllm_scheduler
 from echo_audio.engines.vllm_library import _audio_item, logprobs_of
-from echo_audio.engines.vllm_turns import KEY, Turns
+from echo_audio.engines.vllm_turns import KEY
 
 pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed here", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -26,8 +27,8 @@ WRITTEN = {"stops": [3, 0, 1, 2, 3, 3], "announced": [3] * 6, "stock": [3] * 6}
 
 
 def scheduler_of(folder: Path) -> Any:
+    """By vLLM's own call of what its option names."""
     from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
-    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -42,12 +43,15 @@ def scheduler_of(folder: Path) -> Any:
     )  # fmt: skip
     cache.num_gpu_blocks = 100
     spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    made = vllm_scheduler.keeping_turns(AsyncScheduler)(
+    return vllm_scheduler.scheduler(
         vllm_config=config, kv_cache_config=KVCacheConfig(100, [], [KVCacheGroupSpec(["layer"], spec)]), block_size=16,
         structured_output_manager=StructuredOutputManager(config),
     )  # fmt: skip
-    made.turns = Turns(BYTES)
-    return made
+
+
+@pytest.fixture(autouse=True)
+def vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_scheduler.Qwen25Omni, "load", lambda _: SimpleNamespace(token_bytes=BYTES))
 
 
 def params(name: str) -> Any:
@@ -121,6 +125,16 @@ def test_vllm_s_front_end_hands_turns_over(kind: str) -> None:
     given = queue.get_nowait()
     assert list(given.outputs[0].token_ids) == [7, 8, 9] and given.finished, "merged on its way where it streams"
     assert logprobs_of(given, 0) == [-1.0, -2.0, -3.0] and logprobs_of(given, 0)[1:] == [-2.0, -3.0]
+
+
+def test_more_of_what_was_encoded_is_kept_than_a_step_reads(tmp_path: Path) -> None:
+    from vllm.v1.core.encoder_cache_manager import compute_mm_encoder_budget
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+
+    scheduler = scheduler_of(tmp_path)
+    assert isinstance(scheduler, AsyncScheduler)
+    a_step, kept = compute_mm_encoder_budget(scheduler.scheduler_config, {"audio": 250})
+    assert (a_step, kept) == (512, vllm_scheduler.ENCODER_CACHE)
 
 
 def test_this_vllm_fits() -> None:

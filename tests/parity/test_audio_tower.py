@@ -62,11 +62,12 @@ def test_many_clips_at_once(thinker: Thinker) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("n_frames", [[40], [99, 200], [1000, 555, 3], N_FRAMES * 3])
-def test_layers_at_fixed_addresses(thinker: Thinker, n_frames: list[int]) -> None:
+@pytest.mark.parametrize("valid", [False, True])
+def test_layers_at_fixed_addresses(thinker: Thinker, n_frames: list[int], valid: bool) -> None:
     """As CUDA graphs want them: padded to one of a few sizes, and what an earlier call left there changes nothing."""
     at_once = TowerGraphs(thinker.audio_tower)
-    at_once.hidden_CLD.normal_()
-    at_once.valid_CL.fill_(False)
+    at_once.hidden_CLD.fill_(torch.nan)
+    at_once.valid_CL.fill_(valid)
     features = [features_of(n) for n in n_frames]
     for a, b in zip(encode_clips(thinker.audio_tower, features, at_once), thinker.encode_features(features), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
@@ -122,6 +123,7 @@ def receiver_of(thinker: Thinker) -> tuple[Receiver, Any]:
     model = Model(thinker)
     receiver = Receiver()
     receiver.model_runner = SimpleNamespace(model=Wrapped(model), get_model=lambda: model, device=torch.device("cpu"))
+    receiver.model_runner.model_config = SimpleNamespace(enforce_eager=False)
     return receiver, receiver.model_runner.model
 
 
@@ -134,7 +136,17 @@ def test_in_vllm_s_process_the_same_tower_hears_all_clips_at_once(thinker: Think
     heard = seen.embed_multimodal(input_features=torch.cat(features, dim=1), audio_feature_lengths=lengths)
     for a, b in zip(heard, stock_tower(thinker, features), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        assert a.untyped_storage().nbytes() == a.nbytes  # dropped by vLLM, it is gone
     assert receiver.echo_hear([]) == [] and seen.embed_multimodal() == seen.embed_input_ids(None) == "stock"
+
+
+def test_an_engine_without_cuda_graphs_gets_none_of_ours(thinker: Thinker, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, _ = receiver_of(thinker)
+    captured = list[int]()
+    monkeypatch.setattr(TowerGraphs, "capture", lambda _: captured.append(1))
+    for eager, expected in ((True, 0), (False, 1)):
+        receiver.model_runner.model_config.enforce_eager = eager
+        assert receiver.echo_hear() == ["_process_audio_input", "embed_input_ids"] and len(captured) == expected
 
 
 @torch.inference_mode()
@@ -285,6 +297,7 @@ def test_the_second_runner_takes_clips_as_they_came(thinker: Thinker) -> None:
     encoder = receiver.model_runner.model_state.encoder_runner
     for a, b in zip(encoder.execute_mm_encoder(items), thinker.encode_features(features), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        assert a.untyped_storage().nbytes() == a.nbytes
     for other in ([*items, ("image", {})], [("audio", {"audio_embeds": None})]):
         assert encoder.execute_mm_encoder(other) == "stock"
     assert receiver.echo_hear(["join"]) == ["embed_input_ids"] and encoder.execute_mm_encoder(items) == "stock"

@@ -370,7 +370,7 @@ def test_a_transcript_with_an_id_that_is_ruled_out_is_not_kept(tmp_path):
     assert RolloutLog(log.path, ruled_out=(8, 9)).done == again.done and len(again.done) == 2
 
 
-def test_an_update_that_is_not_finite_names_the_transcript(eight, tmp_path):
+def test_an_update_that_is_not_finite_names_the_transcript(eight, tmp_path, monkeypatch):
     """One sampled id that the policy may not write: the trainer finds it impossible."""
     run, items = eight
     at = int(items[3].example.sampled.nonzero()[0][2])
@@ -379,6 +379,9 @@ def test_an_update_that_is_not_finite_names_the_transcript(eight, tmp_path):
     items[3] = replace(items[3], example=replace(items[3].example, ids=ids))
     name = f"slot {items[3].key.slot}, attempt 0, number {items[3].key.number} .sampled token 2 of .*: -inf"
     with pytest.raises(TrainingError, match=f"in 1 of 8 transcripts, the first of them {name}"):
+        run.updater.update([items], 0)
+    monkeypatch.setattr(run.crew, "gathered", lambda mine: [[""] * 7, mine])
+    with pytest.raises(TrainingError, match=f"in 1 of 15 transcripts, the first of them {name}"):  # another process has it
         run.updater.update([items], 0)
     write_evidence(tmp_path / "evidence.jsonl", items)
     lines = [json.loads(line) for line in (tmp_path / "evidence.jsonl").read_text().splitlines()]

@@ -53,7 +53,7 @@ class TowerGraphs:
             return one_by_one(self.tower, tower_layer, hidden_CLD, mask)
         self.hidden_CLD[:n, :length] = hidden_CLD
         self.valid_CL[:n, :length] = True if mask is None else mask[:, 0, 0]
-        self.valid_CL[:n, length:] = False
+        self.hidden_CLD[:n, length:], self.valid_CL[:n, length:] = 0.0, False  # masked, but NaN times nothing is NaN
         self.valid_CL[n:size] = True  # blocks that nobody reads, but a block without a key would be NaN
         return self.graphs.run(size, partial(self._run, size))[:n, :length]
 

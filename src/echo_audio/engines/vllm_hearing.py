@@ -52,13 +52,14 @@ def replace(model_runner: Any, parts: Sequence[str] = DEFAULT) -> list[str]:
     """Make these parts ours, and all others vLLM's own again.
 
     Returns:
-        The methods that are replaced now. What this vLLM does not have is left alone.
+        The methods that are replaced now. What this vLLM does not have is left alone; an engine without CUDA graphs gets none.
     """
     model = model_runner.get_model()
     state = getattr(model_runner, "model_state", None)
     encoder, rope = getattr(state, "encoder_runner", None), getattr(state, "rope_state", None)
     states = getattr(model_runner, "req_states", None)
-    run_layers = TowerGraphs(model.audio_tower) if "graphs" in parts else None
+    graphs = "graphs" in parts and not model_runner.model_config.enforce_eager
+    run_layers = TowerGraphs(model.audio_tower) if graphs else None
     if run_layers is not None:
         run_layers.capture()
     ways = (
@@ -88,7 +89,7 @@ def tower_of(model: Any, run_layers: RunLayers | None) -> Callable[[Any], tuple[
         if weight.is_cuda and not features.is_cuda:
             features = features.pin_memory().to(weight.device, non_blocking=True)
         features = features.to(weight.dtype)
-        return tuple(encode_clips(tower, features.split(lengths, dim=1), run_layers))
+        return tuple(_tokens_of(tower, features.split(lengths, dim=1), run_layers))
 
     return hear
 
@@ -102,9 +103,14 @@ def upload_of(model: Any, encoder: Any, run_layers: RunLayers | None) -> Callabl
     def hear(items: Sequence[tuple[str, Any]]) -> list[Tensor]:
         if any(modality != "audio" or _FEATURES not in item for modality, item in items):
             return stock(encoder, items)
-        return encode_clips(tower, staging.upload([item[_FEATURES].data for _, item in items]), run_layers)
+        return _tokens_of(tower, staging.upload([item[_FEATURES].data for _, item in items]), run_layers)
 
     return hear
+
+
+def _tokens_of(tower: Any, features: Sequence[Tensor], run_layers: RunLayers | None) -> list[Tensor]:
+    """Tokens of clips, each in memory of its own: vLLM keeps and drops them one by one, and a view would keep them all."""
+    return [tokens.clone() for tokens in encode_clips(tower, features, run_layers)]
 
 
 def join_of(model: Any) -> Callable[..., Tensor]:

@@ -23,6 +23,7 @@ _USED = {
     "update_from_output": ("self", "scheduler_output", "model_runner_output"),
     "_update_request_with_output": ("self", "request", "new_token_ids"),
 }
+_SET = {"encoder_cache_size"}
 
 
 def scheduler(*, vllm_config: Any, **more: Any) -> Any:
@@ -42,13 +43,15 @@ def scheduler(*, vllm_config: Any, **more: Any) -> Any:
 
 def misfits() -> list[str]:
     """What of vLLM's schedulers is not as this module needs it; empty if all is."""
+    from vllm.config import SchedulerConfig
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine import EngineCoreOutput
 
     found = [name for base in (AsyncScheduler, Scheduler) for name in misfits_of(base)]
     fields = {"request_id", "new_token_ids", "new_logprobs", "finish_reason", "kv_transfer_params", "prefill_stats"}
-    return found + [f"EngineCoreOutput.{name}" for name in sorted(fields - {*EngineCoreOutput.__struct_fields__})]
+    found += [f"EngineCoreOutput.{name}" for name in sorted(fields - {*EngineCoreOutput.__struct_fields__})]
+    return found + [f"SchedulerConfig.{name}" for name in sorted(_SET - {*SchedulerConfig.__dataclass_fields__})]
 
 
 def misfits_of(base: type) -> list[str]:

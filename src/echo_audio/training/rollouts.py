@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class RolloutLog:
             raw = path.read_bytes()
             kept = raw[: raw.rfind(b"\n") + 1]
             if len(kept) < len(raw):
-                path.write_bytes(kept)
+                os.truncate(path, len(kept))  # never without what is whole, whenever this is killed
             for line in kept.decode("utf-8").split("\n")[:-1]:
                 self._read(line)
         self.n_before = len(self.done)

@@ -195,12 +195,13 @@ class Updater:
 
     @torch.no_grad()
     def _blame(self, items: Sequence[Learned]) -> str:
-        """Fill in `failed`, by one more forward, and say which transcript of this process is to blame."""
+        """Fill in `failed`, by one more forward, and say which transcript is to blame, whoever of the processes has it."""
         self._fill(self.policy, items, "failed")
-        blamed = [said for item in items if (said := item.blame())]
+        said = [blame for some in self.crew.gathered([item.blame() for item in items]) for blame in some]
+        blamed = [blame for blame in said if blame]
         if not blamed:
             return "every log-probability of it is finite, so it comes from the loss or from the way back"
-        return f"a log-probability is not finite in {len(blamed)} of {len(items)} transcripts, the first of them {blamed[0]}"
+        return f"a log-probability is not finite in {len(blamed)} of {len(said)} transcripts, the first of them {blamed[0]}"
 
     def _rate(self) -> float:
         """The learning rate of the coming update."""
