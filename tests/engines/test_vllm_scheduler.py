@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from echo_audio.engines import vllm_scheduler
-from echo_audio.engines.vllm_library import _audio_item, logprobs_of
+from echo_audio.engines import vllm_scheduler, vllm_second
+from echo_audio.engines.vllm_library import WORKER, _audio_item, arguments_of, logprobs_of
 from echo_audio.engines.vllm_turns import KEY
 
 pytest.importorskip("vllm.v1.core.sched.async_scheduler", reason="vLLM is not installed here", exc_type=ImportError)
@@ -26,7 +28,7 @@ CONFIG = {
 WRITTEN = {"stops": [3, 0, 1, 2, 3, 3], "announced": [3] * 6, "stock": [3] * 6}
 
 
-def scheduler_of(folder: Path) -> Any:
+def scheduler_of(folder: Path, worker: str = "") -> Any:
     """By vLLM's own call of what its option names."""
     from vllm.config import CacheConfig, DeviceConfig, ModelConfig, ParallelConfig, SchedulerConfig, VllmConfig
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -39,7 +41,7 @@ def scheduler_of(folder: Path) -> Any:
             max_num_seqs=16, max_num_batched_tokens=512, max_model_len=512, is_encoder_decoder=False, async_scheduling=True
         ),
         model_config=ModelConfig(model=str(folder), dtype="bfloat16", skip_tokenizer_init=True),
-        cache_config=cache, parallel_config=ParallelConfig(), device_config=DeviceConfig("cpu"),
+        cache_config=cache, parallel_config=ParallelConfig(worker_extension_cls=worker), device_config=DeviceConfig("cpu"),
     )  # fmt: skip
     cache.num_gpu_blocks = 100
     spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
@@ -135,6 +137,32 @@ def test_more_of_what_was_encoded_is_kept_than_a_step_reads(tmp_path: Path) -> N
     assert isinstance(scheduler, AsyncScheduler)
     a_step, kept = compute_mm_encoder_budget(scheduler.scheduler_config, {"audio": 250})
     assert (a_step, kept) == (512, vllm_scheduler.ENCODER_CACHE)
+
+
+def second_runner() -> bool:
+    from vllm.config import vllm as config
+
+    return config.DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES >= vllm_second.ARCHITECTURES
+
+
+def test_every_process_chooses_the_runner_that_was_asked_for(tmp_path: Path) -> None:
+    """One that made an engine with the other runner before, too."""
+    for runner in (2, 1, 2, 1):
+        arguments = arguments_of(tmp_path, 512, 16, 0.5, whole=True, runner=runner)
+        assert arguments["worker_extension_cls"] == {1: WORKER, 2: vllm_second.WORKER}[runner]
+        assert second_runner() == (runner == 2)
+        vllm_second.choose(second=runner == 1)
+        scheduler_of(tmp_path, arguments["worker_extension_cls"])
+        assert second_runner() == (runner == 2)
+
+
+def test_reading_our_modules_chooses_no_runner() -> None:
+    """vLLM's processes read them for other reasons: the worker had the first runner, and its scheduler planned for the second."""
+    read = "import echo_audio.engines.vllm_library, echo_audio.engines.vllm, echo_audio.engines.vllm_worker"
+    ask = "from vllm.config import vllm; print('Qwen2_5OmniModel' in vllm.DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES)"
+    for modules, expected in ((read, "False"), (f"{read}, echo_audio.engines.vllm_second_worker", "True")):
+        code = [sys.executable, "-W", "ignore", "-c", f"{modules}\n{ask}"]
+        assert subprocess.run(code, capture_output=True, text=True, check=True).stdout.split()[-1] == expected
 
 
 def test_this_vllm_fits() -> None:

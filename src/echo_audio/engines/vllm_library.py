@@ -109,9 +109,9 @@ def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *,
     }  # fmt: skip
     if whole:
         found["scheduler_cls"] = vllm_scheduler.NAME
+    vllm_second.choose(second=runner == 2)
     if runner == 2:
-        vllm_second.allow()
-        found["worker_extension_cls"] = vllm_second.NAME
+        found["worker_extension_cls"] = vllm_second.WORKER
     return found
 
 

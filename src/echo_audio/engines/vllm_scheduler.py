@@ -31,8 +31,7 @@ def scheduler(*, vllm_config: Any, **more: Any) -> Any:
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    if vllm_config.parallel_config.worker_extension_cls == vllm_second.NAME:
-        vllm_second.allow()  # the model may run in processes of its own, and scheduler and runner must agree
+    vllm_second.choose(second=vllm_config.parallel_config.worker_extension_cls == vllm_second.WORKER)
     settings = vllm_config.scheduler_config
     settings.encoder_cache_size = max(settings.encoder_cache_size, ENCODER_CACHE)
     base = AsyncScheduler if vllm_config.scheduler_config.async_scheduling else Scheduler

@@ -1,8 +1,9 @@
 """vLLM's second model runner for models of this family: inputs filled and ids drawn by a few kernels, whatever the rows.
 
 vLLM 0.23 takes it by itself for three architectures. Whether it supports the rest of the configuration stays vLLM's to say,
-and the environment variable VLLM_USE_V2_MODEL_RUNNER decides over both. Named as the worker's extension, this module is
-imported in every process that runs the model; who makes the configuration calls `allow`, too.
+and the environment variable VLLM_USE_V2_MODEL_RUNNER decides over both. Every process asks its own list: who makes the
+configuration, who plans the steps, and who runs the model (`vllm_second_worker`). All must have chosen the same: the second
+runner is given rows that were pushed out and come back as new ones, and the first would write them anew.
 """
 
 # pyright: reportMissingImports=false
@@ -11,31 +12,17 @@ from __future__ import annotations
 
 import warnings
 
-from echo_audio.engines.vllm_worker import Receiver
-
 ARCHITECTURES = frozenset({"Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"})
-NAME = f"{__name__}.{Receiver.__name__}"
+WORKER = "echo_audio.engines.vllm_second_worker.Receiver"
 _LIST = "DEFAULT_V2_MODEL_RUNNER_ARCHITECTURES"
 
 
-def allow() -> None:
-    """Add this family to vLLM's list."""
+def choose(*, second: bool) -> None:
+    """In this process: put this family on vLLM's list, or take it off."""
     from vllm.config import vllm as config
 
     known = getattr(config, _LIST, None)
     if isinstance(known, frozenset):
-        setattr(config, _LIST, known | ARCHITECTURES)
-    else:
+        setattr(config, _LIST, known | ARCHITECTURES if second else known - ARCHITECTURES)
+    elif second:
         warnings.warn(f"this vLLM has no {_LIST} as 0.23 has: its first model runner is used", stacklevel=2)
-
-
-def in_worker() -> None:
-    """`allow`, where vLLM is; this module is also read where it is not."""
-    try:
-        allow()
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("vllm"):
-            raise
-
-
-in_worker()
