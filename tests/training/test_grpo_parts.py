@@ -352,6 +352,9 @@ def test_a_torn_line_is_dropped_and_a_wrong_one_refused(tmp_path):
         file.write('{"slot": 1')
     again = RolloutLog(log.path)
     assert again.done == {Key(1, 0, 2): transcript} and again.n_before == 1
+    again.keep(Key(1, 0, 3), transcript)
+    again.write()
+    assert set(RolloutLog(log.path).done) == {Key(1, 0, 2), Key(1, 0, 3)}
     log.path.write_text("{}\n")
     with pytest.raises(DataError, match="no rollout"):
         RolloutLog(log.path)
@@ -368,6 +371,23 @@ def test_a_transcript_with_an_id_that_is_ruled_out_is_not_kept(tmp_path):
     again.keep(Key(0, 0, 1), opened.say(Written("b", Author.MODEL, (2,), (-0.5,))))
     again.write()
     assert RolloutLog(log.path, ruled_out=(8, 9)).done == again.done and len(again.done) == 2
+
+
+def test_a_step_with_an_id_that_is_ruled_out_is_made_whole_when_it_is_resumed(folder, tmp_path):
+    """Only that transcript is sampled anew, from the same seed; the line that names the id stays and is passed over again."""
+    run = run_of(folder, tmp_path)
+    groups, _ = run.sample(0)
+    before = {rollout.key: rollout.transcript for group in groups for rollout in group.rollouts}
+    path = run._rollout_file(0)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    written = next(span for span in lines[2]["transcript"]["spans"] if span.get("author") == "model")
+    written["ids"][0] = run.family.audio_token
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for n_kept, n_lines in ((3, 5), (4, 5)):
+        groups, _ = run.sample(0)
+        assert {rollout.key: rollout.transcript for group in groups for rollout in group.rollouts} == before
+        assert run.n_reused == n_kept and len(path.read_text(encoding="utf-8").splitlines()) == n_lines
+    run.close()
 
 
 def test_an_update_that_is_not_finite_names_the_transcript(eight, tmp_path, monkeypatch):
