@@ -14,6 +14,7 @@ from torch import Tensor
 
 from echo_audio.audio import Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
+from echo_audio.engines import staging
 from echo_audio.engines.tower_graphs import SIZES, TowerGraphs
 from echo_audio.engines.vllm_hearing import PARTS
 from echo_audio.engines.vllm_worker import Receiver
@@ -85,6 +86,19 @@ def test_layers_as_cuda_graphs(thinker: Thinker) -> None:
         for a, b in zip(encode_clips(tower, features, at_once), encode_clips(tower, features), strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
     assert at_once.graphs.n_captured == len(SIZES)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_what_is_uploaded_outlives_the_memory_it_went_through(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More uploads than there are buffers, one of them larger than a buffer; nothing is waited for in between."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here; run on a GPU: pytest -m gpu")
+    monkeypatch.setattr(staging, "_SIZE", 128 * 300)
+    sender = staging.Staging(torch.device(device), torch.bfloat16)
+    clips = [[torch.randn(128, 10 * n), torch.randn(128, 7)] for n in (*range(1, 10), 40, *range(1, 10))]
+    for given, there in zip(clips, [sender.upload(each) for each in clips], strict=True):
+        for before, after in zip(given, there, strict=True):
+            assert after.device.type == device and torch.equal(after.cpu(), before.to(torch.bfloat16))
 
 
 class Wrapped:
