@@ -21,7 +21,7 @@ from helpers import noise
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.vllm import VllmEngine, forbidden_ids
-from echo_audio.engines.vllm_library import sampled_logprobs
+from echo_audio.engines.vllm_library import check_hearing, sampled_logprobs
 from echo_audio.engines.vllm_turns import KEY
 from echo_audio.errors import EngineError
 from echo_audio.listen import Limits, Request, Sampling, TurnStop, listen
@@ -295,6 +295,12 @@ def test_log_probabilities_of_both_containers() -> None:
     assert sampled_logprobs([{7: At()}, {8: At()}], [7, 8]) == [-0.5, -0.5]
     assert sampled_logprobs([{9: At()}, {8: At()}], [8]) == [-0.5]
     assert sampled_logprobs(None, []) == []
+
+
+def test_a_model_without_what_is_replaced_is_named() -> None:
+    check_hearing(["_process_audio_input", "embed_input_ids", "add_request"])
+    with pytest.warns(UserWarning, match="this vLLM's model has no embed_input_ids as 0.23 has"):
+        check_hearing(["_process_audio_input"])
 
 
 def test_without_vllm_the_cure_is_named() -> None:

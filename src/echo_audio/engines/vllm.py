@@ -27,7 +27,7 @@ from torch import Tensor
 from echo_audio.audio import Recording
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.shared_prompts import SharedPrompts
-from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, keeps_turns, logprobs_of, params_of
+from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, check_hearing, keeps_turns, logprobs_of, params_of
 from echo_audio.engines.writing import Writing
 from echo_audio.errors import EngineError, ModelError
 from echo_audio.listen import Clip, OnPiece, Request, Turn, TurnStop
@@ -126,7 +126,7 @@ class VllmEngine:
         engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded, whole=whole)
         forbidden = forbidden_ids(family, _vocabulary(folder))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
-        engine._call(engine._asked(engine.llm.collective_rpc("echo_hear")))
+        check_hearing(engine._call(engine._asked(engine.llm.collective_rpc("echo_hear")))[0])
         return engine
 
     async def _start(self, make: Callable[[], Any]) -> Any:

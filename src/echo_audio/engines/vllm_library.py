@@ -101,7 +101,7 @@ def arguments_of(folder: Path, length: int, max_rows: int, gpu_memory: float, *,
         "model": str(folder), "dtype": "bfloat16", "max_model_len": length, "max_num_seqs": max_rows,
         "gpu_memory_utilization": gpu_memory, "enable_prefix_caching": True,
         # AsyncLLM would take 2,048: a wave of new segments then comes in dribbles, each a step with all its overhead.
-        "max_num_batched_tokens": max(length, 8192),
+        "max_num_batched_tokens": 8192,
         # Segments of some 100 ids ride beside the rows' one each: vLLM's 512 are too few for CUDA graphs then.
         "max_cudagraph_capture_size": min(1024, max(256, 4 * max_rows)),
         "limit_mm_per_prompt": {"audio": 64, "image": 0, "video": 0}, "mm_processor_cache_type": "lru",
@@ -157,6 +157,13 @@ def logprobs_of(output: Any, n_before: int) -> list[float]:
     ids = list(completion.token_ids)
     whole = (output.kv_transfer_params or {}).get(KEY)
     return sampled_logprobs(completion.logprobs, ids) if whole is None else list(whole[n_before : n_before + len(ids)])
+
+
+def check_hearing(replaced: Sequence[str]) -> None:
+    """Warn of methods of the live model that were to be replaced and are not there."""
+    missing = [name for name in ("_process_audio_input", "embed_input_ids") if name not in replaced]
+    if missing:
+        warnings.warn(f"this vLLM's model has no {', '.join(missing)} as 0.23 has: audio is read its way, slower", stacklevel=3)
 
 
 def keeps_turns() -> bool:
