@@ -138,7 +138,7 @@ def test_requests_carry_ids_places_and_settings(thinker: Thinker, make: Make) ->
     assert (params.temperature, params.top_p, params.max_tokens, params.logprobs) == (0.7, 0.9, 8, 0)
     assert params.seed == seed_of(Sampling(seed=5), 2)
     if engine.whole:
-        assert params.extra_args == {KEY: {"stop": ["</seg>"], "announced": False, "together": 8}} and not params.detokenize
+        assert params.extra_args == {KEY: {"stop": ["</seg>"], "announced": False}} and not params.detokenize
     else:
         assert params.stop == ["</seg>"] and params.detokenize
     assert set(params.stop_token_ids) == thinker.family.ends and params.output_kind == "final"
