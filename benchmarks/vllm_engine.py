@@ -1,6 +1,7 @@
 """Transcripts a second on vLLM: Echo's engine against waves of raw requests, in the same process, at the anchor's workload.
 
-    python benchmarks/vllm_engine.py FOLDER [--sides engine waves text] [--runner 1] [--dissect] [--profile FOLDER]
+    python benchmarks/vllm_engine.py FOLDER [--sides engine waves text] [--runner 1] [--rounds 2] [--dissect]
+        [--profile FOLDER]
 
 FOLDER: config and tokenizer in the published layout (weights are made up: load_format="dummy"). The workload: recordings of
 10 s, prompts of some 330 tokens, three turns of 60 sampled tokens, two re-listens of 3 s, 8 transcripts a prompt. A random
@@ -10,10 +11,10 @@ model never asks for a segment, so after each turn of 60 tokens a fixed one is a
     tokens   the same, every token sent and read here instead of whole turns (`engines/vllm_turns.py`)
     waiting  the same as engine, but vLLM's own way to join audio with text, which waits for the GPU (`engines/vllm_hearing.py`)
     launched the same as engine, the audio tower's layers launched kernel by kernel (`engines/tower_graphs.py`)
-    uploaded engine, and clips go to the GPU through memory that is pinned once (`engines/staging.py`)
-    placed   engine, and the positions of a prompt are there before it comes
-    lean     engine, and a request's row is set up without launches
-    all      engine with these three
+    copied   the same as engine, clips joined by vLLM in fresh host memory, not in memory pinned once (`engines/staging.py`)
+    counted  the same as engine, the positions of a prompt made and sent when it comes
+    rowwise  the same as engine, a request's row set up by vLLM, with launches of its own
+    before   without these three
     unseeded the same as engine, draws left to vLLM's one generator, so that they do not follow from a seed
     waves    all transcripts turn by turn; every turn hands all raw audio to vLLM's own front end again; nothing of vLLM replaced
     text     the ceiling: 256 sequences of 180 tokens without audio
@@ -33,17 +34,17 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable, Coroutine
 from copy import copy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vllm_profile import Sampler
+from vllm_gaps import Watch, shares
 
 from echo_audio.audio import SAMPLE_RATE, Recording
 from echo_audio.engines.vllm import VllmEngine
-from echo_audio.engines.vllm_hearing import DEFAULT, PARTS
+from echo_audio.engines.vllm_hearing import PARTS
 from echo_audio.listen import Clip, Encoded, Request, Sampling
 
 GROUP, TOKENS, TURNS = 8, 60, 3
@@ -101,11 +102,11 @@ class Context:
         return Encoded(tuple(self.ids), (False,) * n, (0.0,) * n, tuple(self.clips))
 
 
-async def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) -> int:
-    """Every transcript by its own clock; tokens sampled."""
+def by_engine(engine: VllmEngine, seeds: range, *, seeded: bool = True) -> Coroutine[Any, Any, int]:
+    """Every transcript by its own clock; tokens sampled. The recordings are there before the clock starts."""
     engine.seeded = seeded
     prompts = [Context(engine, recording) for recording in map(noise, seeds)]
-    return await write_all(engine, [prompt.twin() for prompt in prompts for _ in range(GROUP)])
+    return write_all(engine, [prompt.twin() for prompt in prompts for _ in range(GROUP)])
 
 
 async def write_all(engine: Any, contexts: list[Context]) -> int:
@@ -134,14 +135,18 @@ def exactly(engine: VllmEngine, n_tokens: int, **more: Any) -> Any:
     return engine.library.sampling_params(**settings | more)
 
 
-async def by_waves(engine: VllmEngine, seeds: range) -> int:
+def by_waves(engine: VllmEngine, seeds: range) -> Coroutine[Any, Any, int]:
     """Turn by turn, raw audio handed over again each time; placeholders are vLLM's to expand."""
-    family, params = engine.family, exactly(engine, TOKENS)
+    family = engine.family
     audio = family.audio_ids(1)
     head = [*family.head_ids(), *audio, *family.prompt_ids(QUESTION)]
     closing = [*family.text_ids("<seg>1.0, 4.0</seg>"), *audio]
-    states = [(list(head), [recording.samples]) for recording in map(noise, seeds) for _ in range(GROUP)]
-    tokens = 0
+    return all_waves(engine, [(list(head), [each.samples]) for each in map(noise, seeds) for _ in range(GROUP)], closing)
+
+
+async def all_waves(engine: VllmEngine, states: list[tuple[list[int], list[Any]]], closing: list[int]) -> int:
+    """The turns of these contexts (ids and clips), one turn of all after the other; tokens sampled."""
+    params, tokens = exactly(engine, TOKENS), 0
 
     async def one(ids: list[int], clips: list[Any]) -> list[int]:
         prompt = {"prompt_token_ids": ids, "multi_modal_data": {"audio": [(clip, SAMPLE_RATE) for clip in clips]}}
@@ -167,56 +172,90 @@ DISSECTED: dict[str, dict[str, Any]] = {
 """What each thing that listening asks of vLLM costs, on the ceiling's workload."""
 
 
-async def by_text(engine: VllmEngine, **more: Any) -> int:
-    """The ceiling."""
+async def by_text(engine: VllmEngine, number: int, **more: Any) -> int:
+    """The ceiling; `number` keeps runs out of each other's prefix cache."""
     params = exactly(engine, TOKENS * TURNS, **more)
-    head = list(engine.family.prompt_ids(QUESTION))[:20]
+    head = [1000 + number, *list(engine.family.prompt_ids(QUESTION))[:20]]
 
-    async def one(number: int) -> int:
-        prompt = engine.library.tokens_input([*head, 1000 + number])
+    async def one(row: int) -> int:
+        prompt = engine.library.tokens_input([*head, 1000 + row])
         return [len(out.outputs[0].token_ids) async for out in engine.llm.generate(prompt, params, uuid.uuid4().hex)][-1]
 
-    return sum(await asyncio.gather(*(one(number) for number in range(256))))
+    return sum(await asyncio.gather(*(one(row) for row in range(256))))
 
 
-BY_ENGINE = ("engine", "tokens", "waiting", "launched", "uploaded", "placed", "lean", "all", "unseeded")
+BY_ENGINE = ("engine", "tokens", "waiting", "launched", "copied", "counted", "rowwise", "before", "unseeded")
 SIDES = (*BY_ENGINE, "waves", "text")
-HEARING: dict[str, tuple[str, ...]] = {
-    "waiting": ("tower", "graphs"), "launched": ("tower", "join"), "uploaded": (*DEFAULT, "upload"),
-    "placed": (*DEFAULT, "positions"), "lean": (*DEFAULT, "rows"), "all": PARTS, "waves": (),
+WITHOUT: dict[str, set[str]] = {
+    "waiting": {"join"}, "launched": {"graphs"}, "copied": {"upload"}, "counted": {"positions"}, "rowwise": {"rows"},
+    "before": {"upload", "positions", "rows"}, "waves": set(PARTS),
 }  # fmt: skip
-"""What of ours reads audio in vLLM's process, where it is not `DEFAULT`."""
+"""Which parts of `vllm_hearing` a side is without."""
 
 
-def sides_of(engine: VllmEngine, n: int, given: argparse.Namespace) -> dict[str, tuple[Any, int]]:
-    """What is run, and how many transcripts each is; every side has recordings of its own. "engine" is always among them."""
-    found: dict[str, tuple[Any, int]] = {}
-    for number, name in enumerate(SIDES[:-2], 1):
-        seeds = range(number * 10_000, number * 10_000 + n)
-        found[name] = (partial(by_engine, engine, seeds, seeded=name != "unseeded"), n * GROUP)
-    found["waves"] = (partial(by_waves, engine, range(90_000, 90_000 + n)), n * GROUP)
-    found["text"] = (partial(by_text, engine), 256)
+Run = Callable[[int], Coroutine[Any, Any, int]]
+"""One run of a side; the argument tells its recordings from those of any other run."""
+
+
+def sides_of(engine: VllmEngine, n: int, given: argparse.Namespace) -> dict[str, tuple[Run, int]]:
+    """What is run, and how many transcripts each is. "engine" is always among them."""
+
+    def seeds(number: int) -> range:
+        return range(number * 1_000, number * 1_000 + n)
+
+    def engines(name: str) -> Run:
+        return lambda number: by_engine(engine, seeds(number), seeded=name != "unseeded")
+
+    def text(**more: Any) -> Run:
+        return lambda number: by_text(engine, number, **more)
+
+    found: dict[str, tuple[Run, int]] = {name: (engines(name), n * GROUP) for name in BY_ENGINE}
+    found["waves"] = (lambda number: by_waves(engine, seeds(number)), n * GROUP)
+    found["text"] = (text(), 256)
     found = {name: side for name, side in found.items() if name in {"engine", *given.sides}}
     if given.no_waves:
         found.pop("waves", None)
     if given.dissect:
-        found |= {name: (partial(by_text, engine, **more), 256) for name, more in DISSECTED.items()}
+        found |= {name: (text(**more), 256) for name, more in DISSECTED.items()}
     return found
+
+
+def measure(engine: VllmEngine, sides: dict[str, tuple[Run, int]], rounds: int) -> dict[str, float]:
+    """Transcripts a second of each side: all sides one after another, so many times."""
+    on_loop, whole = engine._call, engine.whole  # pyright: ignore[reportPrivateUsage]
+    seconds, number = {name: list[float]() for name in sides}, 2
+    for nth in range(rounds):
+        for name, (run, n_transcripts) in sides.items():
+            if name == "waves" and nth:
+                continue  # slow, and the same every time
+            engine.whole, number = name != "tokens" and whole, number + 1
+            parts = [part for part in PARTS if part not in WITHOUT.get(name, ())]
+            on_loop(engine.llm.collective_rpc("echo_hear", args=(parts,)))
+            work = run(number)
+            began = time.perf_counter()
+            tokens = asyncio.run(work) if name in BY_ENGINE else on_loop(work)
+            took = time.perf_counter() - began
+            seconds[name].append(took)
+            rates = f"{n_transcripts / took:8.2f} transcripts/s  {tokens / took:8.0f} tokens/s"
+            print(f"{name:<8} {rates}  {took:6.2f} s", flush=True)
+    engine.whole = whole
+    on_loop(engine.llm.collective_rpc("echo_hear"))
+    return {name: len(seconds[name]) * n_transcripts / sum(seconds[name]) for name, (_, n_transcripts) in sides.items()}
 
 
 def profile(engine: VllmEngine, folder: Path, n_prompts: int) -> None:
     """Profile two more runs of the engine's side: both processes by function, then the GPU by kernel."""
     folder.mkdir(parents=True, exist_ok=True)
     on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
-    thread = engine._thread.ident  # pyright: ignore[reportPrivateUsage]
     for what, seed in (("python", 130_000), ("gpu", 140_000)):
         on_loop(engine.llm.collective_rpc("echo_profile", args=(str(folder), what)))
-        sampler = Sampler(thread)
+        work = by_engine(engine, range(seed, seed + n_prompts))
+        watch = Watch()
         began = time.perf_counter()
-        asyncio.run(by_engine(engine, range(seed, seed + n_prompts)))
+        asyncio.run(work)
         print(f"profile of {what}: {time.perf_counter() - began:.2f} s", flush=True)
-        if what == "python":
-            sampler.write(folder / "front.txt")
+        looks = watch.stop()
+        (folder / f"front-{what}.txt").write_text("\n".join(shares("echo-vllm", looks) + shares("MainThread", looks)))
         on_loop(engine.llm.collective_rpc("echo_profile_end"))
 
 
@@ -233,31 +272,19 @@ def main() -> None:
     )  # fmt: skip
     print(f"loaded in {time.perf_counter() - began:.0f} s", flush=True)
     n = given.prompts
-    sides = sides_of(engine, n, given)
-    on_loop = engine._call  # pyright: ignore[reportPrivateUsage]
-    on_loop(by_waves(engine, range(1, 2)))
-    asyncio.run(by_engine(engine, range(2, 2 + n)))  # warm: as many rows as are measured
-    found: dict[str, float] = {}
-    sent, whole = engine.clips_sent, engine.whole
-    for name, (run, n_transcripts) in sides.items():
-        engine.whole = name != "tokens" and whole
-        on_loop(engine.llm.collective_rpc("echo_hear", args=(HEARING.get(name, DEFAULT),)))
-        began = time.perf_counter()
-        tokens = asyncio.run(run()) if name in BY_ENGINE else on_loop(run())
-        seconds = time.perf_counter() - began
-        found[name] = n_transcripts / seconds
-        print(f"{name:<8} {found[name]:8.2f} transcripts/s  {tokens / seconds:8.0f} tokens/s  {seconds:6.2f} s", flush=True)
-        if name == "engine":
-            sent = engine.clips_sent - sent
-    engine.whole = whole
-    on_loop(engine.llm.collective_rpc("echo_hear"))
+    engine._call(by_waves(engine, range(1, 2)))  # pyright: ignore[reportPrivateUsage]
+    asyncio.run(by_engine(engine, range(1_000, 1_000 + n)))  # warm: as many rows as are measured
+    sent = engine.clips_sent
+    asyncio.run(by_engine(engine, range(2_000, 2_000 + n)))
+    sent = engine.clips_sent - sent
+    found = measure(engine, sides_of(engine, n, given), given.rounds)
     if given.profile:
         profile(engine, given.profile, n)
     print(f"clips sent by the engine: {sent} (of {n * 2} different ones)")
     ratio = found["engine"] / found["waves"] if "waves" in found else None
     share = found["engine"] / found["text"] if "text" in found else None
     result = {
-        "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": share, "whole": whole,
+        "benchmark": "vllm_engine", "transcripts_per_s": found, "ratio": ratio, "share_of_text": share, "whole": engine.whole,
         "targets": {"transcripts_per_s": TARGET_PER_S, "ratio": TARGET_RATIO},
         "target_met": found["engine"] >= TARGET_PER_S and (ratio or 0) >= TARGET_RATIO, "clips_sent": sent,
         "settings": {name: str(value) for name, value in vars(given).items()},
@@ -272,8 +299,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("folder")
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sides", nargs="+", default=[side for side in SIDES if side != "unseeded"], choices=SIDES)
+    parser.add_argument("--rounds", type=int, default=2, help="how often each side but waves is measured; the mean is told")
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
     parser.add_argument("--runner", type=int, default=2, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")

@@ -126,7 +126,7 @@ def report(kernels: Sequence[Span], calls: Sequence[Span], looks: Sequence[Look]
     lines += ["", "CUDA's runtime, s within gaps", *(f"{ns / 1e9:8.3f}  {name}" for name, ns in in_gap.most_common(12) if ns)]
     within = [look for look in looks if _inside(look.at_ns, gaps, starts)]
     for thread in sorted({name for look in looks for name in look.stacks}):
-        lines += _thread(thread, [look.stacks[thread] for look in within if thread in look.stacks])
+        lines += shares(thread, within, " within gaps")
     lines += ["", "the longest: at, length, kernel that ends it, where the main thread was"]
     longest = sorted(gaps, key=lambda gap: gap.start_ns - gap.end_ns)[:SHOWN]
     lines += [_line(gap, begin, looks) for gap in sorted(longest, key=lambda gap: gap.start_ns)]
@@ -157,16 +157,20 @@ def _shared(call: Span, gaps: Sequence[Span], starts: Sequence[int]) -> int:
     return found
 
 
-def _thread(name: str, stacks: Sequence[Stack]) -> list[str]:
+def shares(thread: str, looks: Sequence[Look], when: str = "") -> list[str]:
+    """Where a thread was: by line, and by function with all that it calls.
+
+    Args:
+        when: said beside the number of looks.
+    """
+    stacks = [look.stacks[thread] for look in looks if thread in look.stacks]
     own = Counter(stack.own for stack in stacks)
     within = Counter(place for stack in stacks for place in stack.within)
     n = max(1, len(stacks))
-    lines = ["", f"thread {name}, {len(stacks)} looks within gaps: on this line"]
-    lines += [f"{count / n:6.1%}  {place}" for place, count in own.most_common(25)]
-    if name == "MainThread":
-        lines += ["in this function and what it calls"]
-        lines += [f"{count / n:6.1%}  {place}" for place, count in within.most_common(60)]
-    return lines
+    lines = ["", f"thread {thread}, {len(stacks)} looks{when}: on this line"]
+    lines += [f"{count / n:6.1%}  {place}" for place, count in own.most_common(SHOWN)]
+    lines += ["in this function and what it calls"]
+    return lines + [f"{count / n:6.1%}  {place}" for place, count in within.most_common(2 * SHOWN)]
 
 
 def _line(gap: Span, begin: int, looks: Sequence[Look]) -> str:

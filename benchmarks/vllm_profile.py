@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections import Counter
+import gc
+import time
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import torch
-from vllm_gaps import Span, Watch, report, stack_of
+from vllm_gaps import Span, Watch, report, shares
 
 from echo_audio.engines.vllm_worker import Receiver
 
 
-class Sampler:
-    """Looks every few milliseconds where a thread is. Unlike a tracing profile it leaves the balance between processes alone.
+class Steps:
+    """Notes every step of a model runner: when it came, what was in it, how long the host took; and Python's collections.
 
     Args:
-        thread: identifier of the thread; the one that makes this by default.
-        every_s: seconds between two looks.
+        runner: vLLM's model runner.
     """
 
-    def __init__(self, thread: int | None = None, every_s: float = 0.003) -> None:
-        self.thread, self.every_s = thread or threading.get_ident(), every_s
-        self.own: Counter[str] = Counter()
-        self.within: Counter[str] = Counter()
-        self.n = 0
-        self._end = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
-        self._looking.start()
+    def __init__(self, runner: Any) -> None:
+        self.lines, self._runner, self._began = list[str](), runner, time.perf_counter()
+        self._execute, self._collecting = runner.execute_model, 0.0
+        runner.execute_model = self._step
+        gc.callbacks.append(self._collect)
 
-    def _look(self) -> None:
-        while not self._end.wait(self.every_s):
-            frame = sys._current_frames().get(self.thread)
-            if frame is not None:
-                self._count(frame)
+    def _step(self, plan: Any, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        made = self._execute(plan, *args, **kwargs)
+        took = 1e3 * (time.perf_counter() - began)
+        counts = len(plan.num_scheduled_tokens), plan.total_num_scheduled_tokens, len(plan.scheduled_new_reqs)
+        at = 1e3 * (began - self._began)
+        had = f"{counts[0]:4d} rows, {counts[1]:5d} ids, {counts[2]:3d} new"
+        self.lines.append(f"{at:8.1f} ms: {had}, launched in {took:6.1f} ms")
+        return made
 
-    def _count(self, frame: FrameType) -> None:
-        stack = stack_of(frame)
-        self.n += 1
-        self.own[stack.own] += 1
-        self.within.update(stack.within)
+    def _collect(self, phase: str, info: dict[str, int]) -> None:
+        now = time.perf_counter()
+        if phase == "stop" and now - self._collecting > 1e-3:
+            self.lines.append(f"    garbage of generation {info['generation']}: {1e3 * (now - self._collecting):.1f} ms")
+        self._collecting = now
 
-    def write(self, path: Path) -> None:
-        """Stop, and write the shares of time: by line, and by function with all it calls."""
-        self._end.set()
-        self._looking.join()
-        lines = [f"{self.n} looks, every {self.every_s * 1000:.0f} ms at best"]
-        for title, counts in (("on this line", self.own), ("in this function and what it calls", self.within)):
-            lines += ["", title, *(f"{count / max(self.n, 1):6.1%}  {place}" for place, count in counts.most_common(70))]
-        path.write_text("\n".join(lines) + "\n")
+    def stop(self) -> str:
+        """What was noted."""
+        gc.callbacks.remove(self._collect)
+        self._runner.execute_model = self._execute
+        return "\n".join([f"{len(self.lines)} lines", *self.lines]) + "\n"
 
 
 class Profiled(Receiver):
@@ -59,19 +55,19 @@ class Profiled(Receiver):
     def echo_profile(self, folder: str, what: str) -> None:
         """Begin: `what` is "python" or "gpu"."""
         self.folder, self.what = Path(folder), what
-        if what == "python":
-            self.sampler = Sampler()
-        else:
+        if what == "gpu":
             self.profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self.profile.start()
-            self.watch = Watch()
+        self.steps = Steps(self.model_runner)
+        self.watch = Watch()
 
     def echo_profile_end(self) -> None:
         """Write what was found into the folder."""
-        if self.what == "python":
-            self.sampler.write(self.folder / "core.txt")
-            return
         looks = self.watch.stop()
+        (self.folder / f"steps-{self.what}.txt").write_text(self.steps.stop())
+        if self.what == "python":
+            (self.folder / "core.txt").write_text("\n".join(shares("MainThread", looks)))
+            return
         torch.accelerator.synchronize()
         self.profile.stop()
         averages = self.profile.key_averages()

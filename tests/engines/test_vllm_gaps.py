@@ -48,3 +48,6 @@ def test_a_watch_sees_where_a_thread_waits(gaps: ModuleType) -> None:
     time.sleep(0.05)
     looks = watch.stop()
     assert looks and any("test_a_watch_sees" in place for place in looks[0].stacks["MainThread"].within)
+    text = "\n".join(gaps.shares("MainThread", looks))
+    assert f"thread MainThread, {len(looks)} looks: on this line" in text and "100.0%" in text
+    assert gaps.shares("nobody", looks)[1] == "thread nobody, 0 looks: on this line"

@@ -137,7 +137,7 @@ def receiver_of(thinker: Thinker) -> tuple[Receiver, Any]:
     model = Model(thinker)
     receiver = Receiver()
     receiver.model_runner = SimpleNamespace(model=Wrapped(model), get_model=lambda: model, device=torch.device("cpu"))
-    receiver.model_runner.model_config = SimpleNamespace(enforce_eager=False)
+    receiver.model_runner.model_config = SimpleNamespace(enforce_eager=False, quantization=None)
     return receiver, receiver.model_runner.model
 
 
@@ -182,6 +182,13 @@ def test_in_vllm_s_process_forbidden_ids_have_no_mass(thinker: Thinker) -> None:
     receiver, seen = receiver_of(thinker)
     receiver.echo_forbid([1, 3])
     assert seen.compute_logits(torch.zeros(2, 4)).isinf().tolist() == [[False, True, False, True]] * 2
+
+
+def test_in_vllm_s_process_weights_in_fewer_bits_are_not_replaced(thinker: Thinker) -> None:
+    receiver, _ = receiver_of(thinker)
+    receiver.model_runner.model_config.quantization = "fp8"
+    with pytest.raises(ValueError, match="load the engine without quantization=fp8"):
+        receiver.echo_take_weights("nowhere")
 
 
 @torch.inference_mode()

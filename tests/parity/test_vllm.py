@@ -23,7 +23,6 @@ from echo_audio.audio import SAMPLE_RATE, Recording, Segment
 from echo_audio.encoding import TranscriptEncoder
 from echo_audio.engines.local import LocalEngine
 from echo_audio.engines.vllm import VllmEngine
-from echo_audio.engines.vllm_hearing import PARTS
 from echo_audio.listen import Encoded, Request, Sampling, TurnStop
 from echo_audio.models import published, tiny
 from echo_audio.models.thinker import Thinker, published_weights, save_weights
@@ -64,8 +63,8 @@ def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(omni: Path, request: pytest.FixtureRequest) -> Iterator[VllmEngine]:
     """vLLM: its first model runner without CUDA graphs, which starts in seconds, and its second with them."""
     runner, eager = request.param
-    made = VllmEngine.load(omni, max_positions=2048, max_rows=16, gpu_memory=0.3, enforce_eager=eager, runner=runner)
-    made._call(made.llm.collective_rpc("echo_hear", args=(PARTS,)))
+    how = {"gpu_memory": 0.1, "kv_cache_memory_bytes": 2**30}  # little, so that it runs beside others
+    made = VllmEngine.load(omni, max_positions=2048, max_rows=16, enforce_eager=eager, runner=runner, **how)
     yield made
     made.close()
 
@@ -74,7 +73,7 @@ def test_what_is_replaced_is_there(engine: VllmEngine, request: pytest.FixtureRe
     """Turns are kept, and audio comes our way; what only the second runner has is there with it."""
     assert engine.whole
     second = "second-runner" in request.node.name
-    (told,) = engine._call(engine.llm.collective_rpc("echo_hear", args=(PARTS,)))
+    (told,) = engine._call(engine.llm.collective_rpc("echo_hear"))
     assert told[:2] == ["_process_audio_input", "embed_input_ids"]
     assert told[2:] == (["execute_mm_encoder", "init_prefill_positions", "add_request"] if second else [])
 

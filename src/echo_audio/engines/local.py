@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from echo_audio.engines import interpreter
 from echo_audio.engines.clips import ClipCache
 from echo_audio.engines.jobs import Counters, Job, Reply, hand_over
 from echo_audio.engines.rows import PATIENCE_S, RowCache, Rows, context_keys, gpu_limit
@@ -64,6 +65,7 @@ class LocalEngine:
         kernels: bool = True,
         gpu_memory: float = 0.9,
     ) -> None:
+        interpreter.share()
         self.thinker = thinker
         self.max_prefill_tokens = max_prefill_tokens
         on_gpu = thinker.device.type == "cuda"

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from echo_audio.audio import Recording
+from echo_audio.engines import interpreter
 from echo_audio.engines.sampling import seed_of
 from echo_audio.engines.shared_prompts import SharedPrompts
 from echo_audio.engines.vllm_library import AUDIO, Library, arguments_of, check_hearing, keeps_turns, logprobs_of, params_of
@@ -61,17 +62,18 @@ class VllmEngine:
         library: Library,
         *,
         max_positions: int | None = None,
-        workers: int = 4,
+        workers: int = 2,
         seeded: bool = True,
         whole: bool = False,
     ) -> None:
+        interpreter.share()
         self.family, self.library, self.seeded, self.whole = family, library, seeded, whole
         self.max_positions = min(family.max_positions, max_positions or family.max_positions)
         self._why_closed = ""
         self._n_running = self._n_computed = self._n_sent = 0
         self._computing: OrderedDict[str, asyncio.Future[Tensor]] = OrderedDict()
         self._prompts = SharedPrompts()
-        self._threads = concurrent.futures.ThreadPoolExecutor(workers, "echo-logmel")
+        self._threads = concurrent.futures.ThreadPoolExecutor(workers, "echo-logmel", interpreter.alone)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="echo-vllm", daemon=True)
         self._thread.start()
@@ -89,7 +91,7 @@ class VllmEngine:
         max_positions: int = 8192,
         max_rows: int = 256,
         gpu_memory: float = 0.85,
-        workers: int = 4,
+        workers: int = 2,
         seeded: bool = True,
         whole: bool = True,
         runner: int = 2,
@@ -124,9 +126,11 @@ class VllmEngine:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 
         engine = cls(make, family, library, max_positions=length, workers=workers, seeded=seeded, whole=whole)
+        engine._call(engine._asked(engine.llm.collective_rpc("echo_settle")))
         forbidden = forbidden_ids(family, _vocabulary(folder))
         engine._call(engine._asked(engine.llm.collective_rpc("echo_forbid", args=(forbidden,))))
         check_hearing(engine._call(engine._asked(engine.llm.collective_rpc("echo_hear")))[0])
+        interpreter.keep()
         return engine
 
     async def _start(self, make: Callable[[], Any]) -> Any:

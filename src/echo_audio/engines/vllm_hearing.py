@@ -26,8 +26,6 @@ from echo_audio.engines.tower_graphs import TowerGraphs
 from echo_audio.models.audio_tower import RunLayers, encode_clips
 
 PARTS = ("tower", "graphs", "join", "upload", "positions", "rows")
-DEFAULT = ("tower", "graphs", "join")
-"""Those that have been run on a GPU (docs/performance.md); `benchmarks/vllm_engine.py --sides engine all` shows the others."""
 _FEATURES = "input_audio_features"
 
 
@@ -48,7 +46,7 @@ class Way:
     make: Callable[[], Callable[..., Any]]
 
 
-def replace(model_runner: Any, parts: Sequence[str] = DEFAULT) -> list[str]:
+def replace(model_runner: Any, parts: Sequence[str] = PARTS) -> list[str]:
     """Make these parts ours, and all others vLLM's own again.
 
     Returns:

@@ -9,13 +9,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from echo_audio.engines import vllm_hearing
+from echo_audio.engines import interpreter, vllm_hearing
 
 
 class Receiver:
     """Methods that vLLM's worker gets besides its own (`worker_extension_cls`)."""
 
     model_runner: Any
+
+    def echo_settle(self) -> None:
+        """This process prepares steps in one thread, and unpacks requests in another."""
+        interpreter.share()
+        interpreter.alone()
 
     def echo_forbid(self, ids: list[int]) -> None:
         """Control ids, and ids that no text has, are never drawn: the same rule as `Thinker.logits`.
@@ -32,7 +37,7 @@ class Receiver:
 
         model.compute_logits = allowed
 
-    def echo_hear(self, parts: Sequence[str] = vllm_hearing.DEFAULT) -> list[str]:
+    def echo_hear(self, parts: Sequence[str] = vllm_hearing.PARTS) -> list[str]:
         """Our way for audio; see `vllm_hearing.replace`."""
         return vllm_hearing.replace(self.model_runner, parts)
 
@@ -41,7 +46,13 @@ class Receiver:
 
         Returns:
             How many tensors there were.
+
+        Raises:
+            ValueError: the live model holds them in fewer bits, from which they cannot be replaced.
         """
+        how = self.model_runner.model_config.quantization
+        if how:
+            raise ValueError(f"weights kept as {how} cannot be replaced: load the engine without quantization={how}")
         with safe_open(path, "pt") as file, torch.inference_mode():
             names = list(file.keys())
             self.model_runner.get_model().load_weights((name, file.get_tensor(name)) for name in names)
