@@ -28,17 +28,17 @@ import torch
 
 from echo_audio.engines.interpreter import SWITCH_S
 
-CALLS = 100
+SECONDS = 1.0
+"""For which each call is repeated."""
 
 
 def mean_us(call: Callable[[], object]) -> float:
     """Over many calls."""
-    times = list[float]()
-    for _ in range(CALLS):
-        began = time.perf_counter()
+    n, began = 0, time.perf_counter()
+    while (took := time.perf_counter() - began) < SECONDS:
         call()
-        times.append(time.perf_counter() - began)
-    return 1e6 * statistics.mean(times)
+        n += 1
+    return 1e6 * took / n
 
 
 @contextmanager
