@@ -140,6 +140,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "5 ms": (lambda: file_bytes(hiss(0.005)), "0.01 s or longer"),
     "silent": (lambda: file_bytes(np.zeros(44_100, np.float32)), "is silent for all of its 1.00 s"),
     "silent mp3": (lambda: file_bytes(np.zeros(44_100, np.float32), kind="MP3"), "is silent"),
+    "cancelling in 16 bits": (lambda: file_bytes(np.stack([hiss(), -hiss()], 1)), "cancel each other out"),
     "cancelling": (lambda: file_bytes(np.stack([hiss(), -hiss()], 1), subtype="FLOAT"), "cancel each other out"),
     "nan": (lambda: file_bytes(np.append(hiss(), np.nan), subtype="FLOAT"), "NaN or infinite samples after 0."),
     "inf": (lambda: file_bytes(np.append(hiss(), np.inf), subtype="FLOAT"), "NaN or infinite"),
@@ -184,6 +185,11 @@ def test_two_files_joined_to_one_are_not_silently_cut_to_the_first(kind: str, su
     with pytest.raises(AudioError, match="several recordings one after another"):
         load(one + one if kind == "MP3" else one + file_bytes(hiss(4.0, 48_000, 1), 48_000, kind, subtype))
     assert load(one + one, allow_truncated=True).duration_s > 3.9
+    short, long = (file_bytes(hiss(seconds, 48_000), 48_000, kind, subtype) for seconds in (0.5, 30.0))
+    for joined in (one + one, one + short, long + short, one + short + one):  # with one serial number, or few bytes
+        with pytest.raises(AudioError, match="several recordings one after another"):
+            load(joined)
+    assert load(long).duration_s == pytest.approx(30.0, abs=0.1)
     tag = b"TAG" + bytes(125)  # what programs append to an MP3 is no second one
     assert kind != "MP3" or load(one + b"APETAGEX" + bytes(40_000) + tag).duration_s == pytest.approx(4.0, abs=0.1)
 

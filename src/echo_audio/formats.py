@@ -200,11 +200,13 @@ def _mp3_length(file: BinaryIO, head: bytes) -> tuple[bool, str]:
     if at < 0:
         return first.startswith(b"fLaC") or b"VBRI" in first, ""
     flags, n_bytes = first[at + 7] if len(first) > at + 7 else 0, int.from_bytes(first[at + 12 : at + 16])
-    if flags & 3 != 3 or file.seek(0, os.SEEK_END) < start + n_bytes + _LONGEST_TAIL:
+    if flags & 3 != 3:
         return True, ""
+    n_left = file.seek(0, os.SEEK_END) - start - n_bytes
     file.seek(start + n_bytes)
-    after = file.read(3)
-    goes_on = after == b"ID3" or (len(after) > 1 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0)
+    after = file.read(512)
+    frame = len(after) > 1 and after[0] == 0xFF and after[1] & 0xE0 == 0xE0
+    goes_on = after.startswith(b"ID3") or (frame and (n_left >= _LONGEST_TAIL or b"Xing" in after or b"Info" in after))
     return True, _SEVERAL if goes_on else ""
 
 
@@ -222,7 +224,21 @@ def _ogg_end(file: BinaryIO, head: bytes) -> str:
     lengths = end[at + 27 : at + 27 + n_parts]
     if at < 0 or len(lengths) < n_parts or n_parts == 0 or start + at + 27 + n_parts + sum(lengths) > size:
         return "its last page is incomplete"
-    return _SEVERAL if end[at + 14 : at + 18] != head[14:18] else ""
+    return _SEVERAL if end[at + 14 : at + 18] != head[14:18] or _begins_again(file) else ""
+
+
+def _begins_again(file: BinaryIO) -> bool:
+    """Whether a stream begins behind a page that was no beginning: joined files may share a serial number."""
+    at, begun = 0, False
+    while True:
+        file.seek(at)
+        page = file.read(27 + 255)
+        if len(page) < 27 or page[:4] != b"OggS":
+            return False
+        if page[5] & 2 and begun:
+            return True
+        begun = begun or not page[5] & 2
+        at += 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 # ---------------------------------------------------------------------------------------------- libav

@@ -19,7 +19,7 @@ SEG_OPEN, SEG_CLOSE = "<seg>", "</seg>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
 # Bounded, so that a hostile text cannot make a number or a search expensive.
-_NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})"
+_NUMBER = r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})"
 _BODY = re.compile(rf"\s{{0,8}}({_NUMBER})\s{{0,8}},\s{{0,8}}({_NUMBER})\s{{0,8}}")
 _SEG = re.compile(r"<seg>((?:(?!</?seg>).)*)</seg>", re.DOTALL)
 _SEG_WITH_SPACE = re.compile(r"[ \t]?<seg>(?:(?!</?seg>).)*</seg>", re.DOTALL)
@@ -194,7 +194,7 @@ def _segment_problems(text: str, thought: str) -> set[Problem]:
 
 
 MARKS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
-_LONGEST_TAG = 96  # a segment tag that has not closed by then is text; two numbers never need as much
+_LONGEST_TAG = 128  # a segment tag that has not closed by then is text; two numbers never need as much
 
 
 class Kind(StrEnum):

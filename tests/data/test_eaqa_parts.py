@@ -30,6 +30,7 @@ REPLY = json.dumps(
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     }
 ).encode()
+ENDLESS = b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e400}}'
 
 
 class Server(ThreadingHTTPServer):
@@ -54,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         what = self.server.plan.pop(0) if self.server.plan else "well"
         status = what if isinstance(what, int) else 200
         said = f"bad key {self.headers['Authorization']}".encode()
-        body = {"well": REPLY, "half": REPLY[:20], "broken": REPLY[:20], "drops": REPLY}.get(str(what), said)
+        odd = {"half": REPLY[:20], "broken": REPLY[:20], "deep": b"[" * 100_000, "endless": ENDLESS}
+        body = ({"well": REPLY, "drops": REPLY} | odd).get(str(what), said)
         self.send_response(status)
         self.send_header("Content-Length", str(len(REPLY) if what == "half" else len(body)))
         self.end_headers()
@@ -93,7 +95,7 @@ def ask(server: Server, path, plan: list[int | str], seed: int = 1, tries: int =
 
 
 def test_an_endpoint_that_fails_for_a_while_is_asked_again(server, tmp_path):
-    assert ask(server, tmp_path / "calls.jsonl", [429, 500, "half", "broken"]) == "hello"
+    assert ask(server, tmp_path / "calls.jsonl", [429, 500, "half", "broken", "deep", "endless"], tries=7) == "hello"
     assert server.plan == []
 
 
@@ -217,7 +219,9 @@ def test_a_reply_is_read_whatever_stands_around_its_json():
     plain = checks.Written("What is heard?", ("a", "b"), "a", "I {think}.")
     for text in ("%s", "```json\n%s\n```", "<think>Is it {a}? Or {b}?</think>\nHere: %s"):
         assert checks.read_written(text % json.dumps(row)) == plain
-    for broken in ('{"question": 1}', "no", "[1]", json.dumps(row | {"answer": "\ud83d"}), json.dumps(row | {"choices": [1]})):
+    deep = '{"a":' * 3000 + "1" + "}" * 3000
+    wrong = [json.dumps(row | more) for more in ({"answer": "\ud83d"}, {"choices": [1]})]
+    for broken in ('{"question": 1}', "no", "[1]", deep, *wrong):
         with pytest.raises(DataError):
             checks.read_written(broken)
 

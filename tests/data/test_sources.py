@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -11,8 +12,10 @@ from data_engine import contents, make, settings_of
 
 from echo_audio.data.eaqa.run import entries
 from echo_audio.data.eaqa.settings import SourceSettings
-from echo_audio.data.sources.base import Labelled, Skipped
+from echo_audio.data.sources.audioset_strong import _candidates
+from echo_audio.data.sources.base import AudioFolder, Labelled, Skipped
 from echo_audio.data.sources.kinds import open_source
+from echo_audio.data.sources.musicbench import _listed
 from echo_audio.data.store import Store
 from echo_audio.data.validate import validate
 from echo_audio.errors import AudioError, ConfigError, DataError
@@ -83,6 +86,11 @@ def test_musicbench_gives_chords_as_events_and_its_caption_as_text(tmp_path):
     assert items["ddd_4"].events == () and skipped == {"is described, but there is no audio of it": 1, "entry has no location": 1}
 
 
+def test_what_only_looks_like_a_list_or_a_number_ends_no_source():
+    assert _listed("[" * 20_000) == _listed("{") == []
+    assert list(_candidates("abc_²")) == ["abc_²", "Yabc_²"] and "abc_1.000" in list(_candidates("abc_1000"))
+
+
 def test_avqa_questions_are_about_recordings_and_become_rl_rows(tmp_path):
     labels, audio = replicas.avqa(tmp_path)
     source = opened("avqa", labels=labels, audio=audio)
@@ -127,6 +135,31 @@ def test_an_id_that_occurs_twice_and_a_limit(tmp_path):
     settings = settings_of(1, sources={"avqa": {"kind": "avqa"}})
     found = entries({"avqa": opened("avqa", labels=labels, audio=audio)}, settings)
     assert [e.item.id for e in found][1:] == ["-HG3Omg_89c_000030-1/skipped-1", "-HG3Omg_89c_000030-1/skipped-2"]
+
+
+def test_half_a_character_leaves_out_one_recording(tmp_path):
+    audio = replicas.folder(tmp_path)
+    told = {"events": [{"label": "half \ud83d", "start_s": 1, "end_s": 2}]}
+    replicas.put(audio / "street.json", json.dumps(told))
+    (audio / "bare.wav").rename(audio / os.fsdecode(b"caf\xe9.wav"))
+    settings = settings_of(1, sources={"mine": {"kind": "folder"}})
+    found = [entry.item for entry in entries({"mine": opened("folder", audio=audio)}, settings)]
+    assert [item.id for item in found if isinstance(item, Labelled)] == ["door.wav"]
+    skipped = {item.id: item.reason for item in found if isinstance(item, Skipped)}
+    assert skipped["street.wav/skipped-1"] == "holds half a character"
+    assert skipped["caf\\udce9.wav/skipped-1"] == "has no labels"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_among_recordings_or_labels_is_not_waited_for(tmp_path):
+    audio = replicas.folder(tmp_path)
+    os.mkfifo(audio / "pipe.wav")
+    replicas.put(audio / "pipe.json", '{"events": []}')
+    items, _ = parts(opened("folder", audio=audio))
+    assert "pipe.wav" not in items and "door.wav" in items and "pipe" not in AudioFolder(audio).files
+    os.mkfifo(tmp_path / "all.json")
+    with pytest.raises(DataError, match="is no file"):
+        opened("folder", audio=audio, labels=tmp_path / "all.json")
 
 
 @pytest.mark.parametrize("kind", ["audioset-strong", "musicbench", "avqa", "folder"])

@@ -67,7 +67,8 @@ def test_ids_that_are_there_twice_are_told_apart(tmp_path):
     assert [r["id"] for r in submission(got.records, {}, {}, MINI)] == ["q1", "q1", "q1 (2)", "q3"]
 
 
-EXTRA = [{"url": float("nan")}, {"url": "half \ud800"}, {"url": "x" * 1_000_000}, {"category": {"a": [None]}}]
+DEEP = json.loads("[" * 700 + "]" * 700)
+EXTRA = [{"category": DEEP}, {"url": float("nan")}, {"url": "half \ud800"}, {"url": "x" * 1_000_000}, {"category": {"a": [None]}}]
 
 
 @pytest.mark.parametrize("extra", EXTRA)
@@ -91,6 +92,36 @@ def test_bytes_that_are_no_table_are_one_sentence(tmp_path, raw):
     (tmp_path / "test.parquet").write_bytes(raw)
     with pytest.raises(DataError, match="parquet"):
         load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["nanoseconds", "no text", "no day"])
+def test_tables_with_values_that_python_cannot_hold_are_one_sentence(tmp_path, kind):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ends = pa.array([0, 1], pa.int32()).buffers()[1]
+    values = {
+        "nanoseconds": pa.array([1], pa.timestamp("ns")),
+        "no text": pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\xff")]),
+        "no day": pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
+    }
+    pq.write_table(pa.table({"id": ["a"], "more": values[kind]}), tmp_path / "test.parquet")
+    try:
+        load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
+    except DataError:
+        return
+    raise AssertionError("a table without questions was taken")
+
+
+def test_a_question_without_an_id_is_none(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = ["a", None, "b"]
+    rest = {"audio_path": [["data/a.wav"]] * 3, "question": ["q"] * 3, "choices": [["x", "y"]] * 3, "answer": ["x"] * 3}
+    pq.write_table(pa.table({"id": ids} | rest), tmp_path / "test.parquet")
+    got = load_benchmark(BENCHMARKS["mmau-pro"], tmp_path)
+    assert [record.key for record in got.records] == ["a", "record 2", "b"] and got.records[1].trouble
 
 
 def test_a_question_file_has_a_size(tmp_path, monkeypatch):

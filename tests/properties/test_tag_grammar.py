@@ -43,7 +43,9 @@ def test_how_times_are_written() -> None:
     ("body", "times"),
     [("1.2, 3.4", (1.2, 3.4)), ("1,2", (1, 2)), (" .5 , 2. ", (0.5, 2)), ("-1, +2", (-1, 2)), ("007, 8", (7, 8)),
      ("1.2.3", None), ("1", None), ("1, 2, 3", None), ("", None), ("1 2", None), ("1e2, 3", None), ("nan, inf", None),
-     ("1" * 400 + ", 2", None), ("1,\n2", (1, 2)), ("a1, 2", None)],
+     ("1" * 400 + ", 2", None),
+     ("0.30000000000000004, 1.2", (0.30000000000000004, 1.2)), ("0, 9999999999", (0, 9999999999)),
+     ("1,\n2", (1, 2)), ("a1, 2", None)],
 )  # fmt: skip
 def test_bodies(body: str, times: tuple[float, float] | None) -> None:
     assert tags.parse_times(body) == times

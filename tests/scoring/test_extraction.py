@@ -50,6 +50,15 @@ def read(answer: str, choices=PEOPLE):
         ("C. A", KEYS, None, Step.UNPARSED),
         ("It is a G", KEYS, "G", Step.CONTAINED),
         ("It is a chord", KEYS, None, Step.UNPARSED),
+        ("it is C#", ("C", "D"), None, Step.UNPARSED),
+        ("it is C, not sharp", ("C", "D"), "C", Step.CONTAINED),
+        ("«Woman»", PEOPLE, "Woman", Step.EXACT),
+        ("_Woman_", PEOPLE, "Woman", Step.EXACT),
+        ("男。", ("男", "女"), "男", Step.EXACT),
+        ("**Cm7**", ("CM7", "Cm7"), "Cm7", Step.EXACT),
+        (".5 seconds", ("5 seconds", "0.5 seconds"), None, Step.UNPARSED),
+        ("10²", ("102", "103"), None, Step.UNPARSED),
+        ("１０", ("10", "11"), "10", Step.EXACT),
         ("A chord", KEYS, None, Step.UNPARSED),
         ("A D", KEYS, None, Step.UNPARSED),
         ("minor", ("A minor", "B minor"), None, Step.UNPARSED),
@@ -66,6 +75,8 @@ def read(answer: str, choices=PEOPLE):
 )
 def test_the_steps(answer, choices, choice, step):
     got = read(answer, choices)
+    exact = strict_score(f"<answer>{answer}</answer>", choice or "?", choices)
+    assert exact.choice == (choice if step in (Step.EXACT, Step.FREE) else None)
     assert (got.choice, got.step) == (choice, step)
     assert got.step.found is (choice is not None)
 

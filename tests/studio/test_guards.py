@@ -78,6 +78,18 @@ def test_the_log_tells_neither_questions_nor_keys_nor_names(client: Client, capl
     assert "private" not in caplog.text and KEY not in caplog.text and b64(FLAC)[:40] not in caplog.text
 
 
+def test_a_form_in_no_character_set_is_told_of(client: Client) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="question"\r\n\r\nWhat \xff?\r\n--x--\r\n'
+
+    async def send() -> None:
+        async with client() as studio:
+            kind = "multipart/form-data; boundary=x; charset=undefined"
+            answer = await studio.post("/v1/listen", content=body, headers={"content-type": kind})
+            assert answer.status_code == 400 and "the form cannot be read" in answer.text
+
+    asyncio.run(send())
+
+
 def test_metrics_count_what_was_asked_and_heard(client: Client) -> None:
     async def scene() -> str:
         async with client() as studio:

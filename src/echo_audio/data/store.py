@@ -148,10 +148,10 @@ class Store:
         Raises:
             DataError: the row does not hold together.
         """
-        values = self._table.slice(index, 1).to_pylist()[0]
         try:
+            values = self._table.slice(index, 1).to_pylist()[0]
             return Row.model_validate(values | {"provenance": json.loads(values["provenance"])})
-        except (ValidationError, ValueError, TypeError) as error:
+        except (ValidationError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"row {index} of {self.folder} is damaged ({error}); make the store again") from None
 
     def rows(self) -> Iterator[Row]:
@@ -165,6 +165,8 @@ class Store:
             DataError: it is missing, does not decode, or is another recording than its name says.
         """
         path = audio_path(self.folder, row.audio_id)
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"the audio of row {row.id} cannot be used: {path} is no file")
         try:
             recording = load(path, allow_silent=True)
         except AudioError as error:

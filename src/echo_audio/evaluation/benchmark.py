@@ -141,7 +141,7 @@ def load_benchmark(benchmark: Benchmark, folder: Path, questions: Path | None = 
             why = benchmark.keep(fields)
             if not why:
                 records.append(_checked(benchmark.parse(fields)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             records.append(_no_question(benchmark, fields, place, error))
         else:
             left_out[f"left out: {why}"] += bool(why)
@@ -244,7 +244,9 @@ def _parquet(path: Path, raw: bytes) -> list[Fields]:
         if max(n_bytes, read_bytes) > MAX_BYTES:
             raise DataError(f"{path} unpacks to more than {MAX_BYTES >> 20} MiB; give the table that names the audio")
         return rows
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: values that Python cannot hold
         raise DataError(f"{path} is not a parquet table ({error}); download it again") from None
 
 
@@ -287,7 +289,10 @@ def text_of(value: Any) -> str:
     """A field of a record as a short text: lists joined, nothing for null. `category` is a list in 13 records of MMAU-mini."""
     if value is None:
         return "none"
-    text = ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
+    try:
+        text = ", ".join(map(text_of, value)) if isinstance(value, list) else str(value)
+    except RecursionError:
+        text = "nested too deep"
     return text[:200].encode("utf-8", "replace").decode("utf-8")
 
 

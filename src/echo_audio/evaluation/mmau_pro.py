@@ -35,6 +35,8 @@ def keep(fields: Fields) -> str:
 def parse(fields: Fields) -> Record:
     """A record of the multiple-choice part."""
     (audio,) = _paths(fields)
+    if fields["id"] is None:
+        raise TypeError("the id is missing")
     return Record(
         key=str(fields["id"]),
         audio=audio,

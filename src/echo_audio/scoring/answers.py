@@ -45,6 +45,22 @@ _SPACE = re.compile(r"\s+")
 _EDGES = " \t\n.,;:!?\"'`()[]*"
 
 
+_WRAPS = (*((mark, mark) for mark in ("**", "__", "*", "_", "`", '"', "'")), ("“", "”"), ("‘", "’"), ("«", "»"))
+
+
+def trimmed(text: str) -> str:
+    """Without white space, quotes, markdown emphasis and a dot at the end, as often as they are wrapped around it."""
+    while True:
+        before = text
+        text = text.strip()
+        text = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
+        for opening, closing in _WRAPS:
+            if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
+                text = text[len(opening) : -len(closing)]
+        if text == before:
+            return text
+
+
 def normalised(text: str) -> str:
     """Text for comparison: Unicode-normalised, lower case, single spaces, no punctuation or article at the edges."""
     plain = _bare(text)
@@ -67,8 +83,17 @@ def strict_choice(given: str, choices: Sequence[str]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+_RAISED = ("<super>", "<sub>", "<fraction>")
+
+
 def _bare(text: str) -> str:
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip(_EDGES).casefold()
+    """A dot before a digit is part of the number, and 10² is not 102."""
+    kept = (c if unicodedata.decomposition(c).startswith(_RAISED) else unicodedata.normalize("NFKC", c) for c in text)
+    plain = _SPACE.sub(" ", unicodedata.normalize("NFC", "".join(kept))).strip(_EDGES[:1])
+    bare = plain.strip(_EDGES)
+    begin = plain.find(bare)
+    dotted = bare[:1].isdigit() and plain[:begin].endswith(".")
+    return (f".{bare}" if dotted else bare).casefold()
 
 
 def _labels(given: str, choices: Sequence[str]) -> bool:
@@ -89,7 +114,8 @@ def strict_verdict(given: str | None, answer: str, choices: Sequence[str]) -> Sc
     """The strict rule for a text that was taken out of its block already; None or nothing is unparsed."""
     if not given:
         return Score(Verdict.UNPARSED, None, None)
-    choice = strict_choice(given, choices or (answer,))
+    shown, text = choices or (answer,), trimmed(given)
+    choice = strict_choice(given, shown) or (strict_choice(text, shown) if text else None)
     if choice is None:
         return Score(Verdict.UNPARSED if choices else Verdict.INCORRECT, given, None)
     return Score(Verdict.CORRECT if choice.strip() == answer.strip() else Verdict.INCORRECT, given, choice)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from echo_audio import tags
-from echo_audio.scoring.answers import strict_choice
+from echo_audio.scoring.answers import strict_choice, trimmed
 
 
 class Step(StrEnum):
@@ -109,22 +109,6 @@ def _read(given: str, choices: Sequence[str]) -> tuple[str | None, Step]:
     return None, Step.UNPARSED
 
 
-_WRAPS = (*((mark, mark) for mark in ("**", "__", "*", "_", "`", '"', "'")), ("“", "”"), ("‘", "’"), ("«", "»"))
-
-
-def trimmed(text: str) -> str:
-    """Without white space, quotes, markdown emphasis and a dot at the end, as often as they are wrapped around it."""
-    while True:
-        before = text
-        text = text.strip()
-        text = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
-        for opening, closing in _WRAPS:
-            if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
-                text = text[len(opening) : -len(closing)]
-        if text == before:
-            return text
-
-
 def _are_letters(choices: Sequence[str]) -> bool:
     """Whether some choice is itself a single letter: then a lone letter is no place in the list."""
     return any(len(bare := trimmed(choice)) == 1 and bare.isascii() and bare.isalpha() for choice in choices)
@@ -183,6 +167,10 @@ _WORDS_TOO = ("A", "a", "I")
 """In a sentence these are words as well: one of them beside another choice makes two, and alone it names nothing."""
 
 
+_NOTE = re.compile(r"[A-Ga-g]")
+"""A choice that may be a note: C does not stand in "C#"."""
+
+
 def _whole_words(choice: str) -> re.Pattern[str]:
     """Finds a choice between word boundaries; "2" not in "2.5" or "1:2", and a letter only as it is written."""
     bare = trimmed(choice)
@@ -190,5 +178,6 @@ def _whole_words(choice: str) -> re.Pattern[str]:
         return re.compile(r"(?!)")
     before = r"(?<!\w)" + (r"(?<!\d[.,:/\-])(?<![.\-−+])" if bare[0].isdigit() else "")
     after = r"(?!\w)" + (r"(?![.,:/\-]\d)" if bare[-1].isdigit() else "")
+    after += r"(?![#♯♭])" if _NOTE.fullmatch(bare) else ""
     body = r"\s+".join(map(re.escape, bare.split()))
     return re.compile(before + body + after, 0 if len(bare) == 1 else re.IGNORECASE)

@@ -95,8 +95,8 @@ class Bodies:
         )
         try:
             form = await parser.parse()
-        except MultiPartException as error:
-            raise RequestError(f"the form cannot be read: {error.message}", 400, "bad_form") from None
+        except (MultiPartException, UnicodeError) as error:  # the latter: text that is not in the character set it names
+            raise RequestError(f"the form cannot be read: {error}", 400, "bad_form") from None
         try:
             return await _form(form.multi_items())
         finally:

@@ -58,7 +58,7 @@ def json_in(text: str) -> dict[str, object]:
     begin, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[begin : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataError("reply is no JSON") from None
     if not isinstance(value, dict):
         raise DataError("reply is no JSON")

@@ -183,8 +183,9 @@ def _read(content: bytes) -> Reply | None:
         text = choice["message"]["content"]
         usage = body.get("usage") or {}
         whole = choice.get("finish_reason") != "length"
-        reply = Reply(text, whole, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        n_in, n_out = (max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens"))
+        reply = Reply(text, whole, n_in, n_out)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return reply if isinstance(text, str) else None
 

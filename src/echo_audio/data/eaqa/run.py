@@ -18,7 +18,7 @@ from echo_audio.data.eaqa.journal import Journal, Outcome, Route
 from echo_audio.data.eaqa.make import Maker, Task
 from echo_audio.data.eaqa.plan import BLOCK, seed_of
 from echo_audio.data.eaqa.settings import EaqaSettings, identity
-from echo_audio.data.sources.base import Labelled, Skipped, Source
+from echo_audio.data.sources.base import Labelled, Skipped, Source, in_whole_characters
 from echo_audio.data.store import write_atomically
 from echo_audio.errors import ConfigError, DataError, EngineError
 
@@ -44,7 +44,7 @@ def entries(sources: Mapping[str, Source], settings: EaqaSettings) -> list[Entry
         seen: set[str] = set()
         skips: Counter[str] = Counter()
         n_items = 0
-        for item in source.items():
+        for item in map(in_whole_characters, source.items()):
             if isinstance(item, Labelled) and item.id in seen:
                 item = Skipped(item.id, "id occurs twice in its source")
             if isinstance(item, Skipped):

@@ -107,7 +107,7 @@ def _candidates(segment_id: str) -> Iterable[str]:
     video, _, start = segment_id.rpartition("_")
     yield segment_id
     yield f"Y{segment_id}"
-    if video and start.isdigit() and len(start) < 12:
+    if video and start.isdecimal() and len(start) < 12:
         begin_s = int(start) / 1000
         spans = (f"{start}_{int(start) + 10_000}", f"{begin_s:.3f}", f"{begin_s:.3f}_{begin_s + 10:.3f}", f"{begin_s:g}")
         yield from (f"{video}_{span}" for span in spans)

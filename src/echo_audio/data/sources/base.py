@@ -63,6 +63,27 @@ class Skipped:
     reason: str
 
 
+def in_whole_characters(item: Labelled | Skipped) -> Labelled | Skipped:
+    """The item; skipped where it holds half a character, as JSON may spell it and a file's name may hold: no store can."""
+    told = (item.id, item.reason) if isinstance(item, Skipped) else _told(item)
+    try:
+        json.dumps(told, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        reason = item.reason if isinstance(item, Skipped) else "holds half a character"
+        return Skipped(_spelled(item.id), _spelled(reason))
+    return item
+
+
+def _told(item: Labelled) -> tuple[object, ...]:
+    asked = item.asked
+    said = () if asked is None else (asked.question, asked.choices, asked.answer, asked.kind)
+    return item.id, [event.label for event in item.events], dict(item.texts), said, dict(item.origin)
+
+
+def _spelled(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Source(Protocol):
     """Labelled recordings, always in the same order."""
 
@@ -103,7 +124,7 @@ class AudioFolder:
             raise DataError(f"{folder} is no folder of recordings; correct the path")
         self.files: dict[str, Path] = {}
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in AUDIO_SUFFIXES:
+            if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():  # a pipe would be waited for
                 self.files.setdefault(path.stem, path)
 
     def find(self, names: Iterable[str]) -> Path | None:
@@ -127,6 +148,8 @@ def read_text(path: Path) -> str:
         DataError: it is missing, larger than 1 GiB, or no UTF-8 text.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path} is no file; correct the path")
         if path.stat().st_size > MOST_LABEL_BYTES:
             raise DataError(f"{path} is larger than 1 GiB; no label file is")
         return path.read_text(encoding="utf-8-sig")

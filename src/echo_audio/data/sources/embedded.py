@@ -63,7 +63,9 @@ class EmbeddedAudio:
                     for place, row in enumerate(rows):
                         for name in _names(row):
                             self.cells.setdefault(name, Cell(number, group, place))
-        except (pa.ArrowException, OSError) as error:
+        except DataError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: values that Python cannot hold
             raise DataError(f"{path} cannot be read as parquet ({error}); delete it or get it again") from None
 
     def loader(self, cell: Cell) -> Callable[[], Recording]:

@@ -36,7 +36,7 @@ class Folder:
     def items(self) -> Iterator[Labelled | Skipped]:
         """Each recording, by name."""
         used: set[str] = set()
-        for path in sorted(path for path in self.audio.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES):
+        for path in sorted(path for path in self.audio.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()):
             name = path.relative_to(self.audio).as_posix()
             used |= {name, path.name, path.stem}
             try:

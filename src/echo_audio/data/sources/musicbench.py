@@ -56,7 +56,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value.replace("'", '"'))
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
     return value if isinstance(value, list) else []
 
