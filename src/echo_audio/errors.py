@@ -19,13 +19,26 @@ A malformed segment *in a rollout* is none of these: it is recorded on the trans
 
 from __future__ import annotations
 
+import sys
+
 
 class EchoError(Exception):
     """Base of all errors raised on purpose; the command line prints its message without a traceback."""
 
+    @property
+    def plain(self) -> str:
+        """The message, for somebody who cannot call a function with other arguments."""
+        return str(self)
+
 
 class AudioError(EchoError, ValueError):
     """A recording that cannot be used."""
+
+    @property
+    def plain(self) -> str:
+        """Without what only `load` can be told."""
+        said = str(self)
+        return said.rpartition(", or ")[0] if said.endswith(("allow_silent=True", "allow_truncated=True")) else said
 
 
 class MissingAudioError(AudioError):
@@ -88,7 +101,8 @@ class MissingExtraError(EchoError, ImportError):
     """
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional part of Echo. Install it with: pip install 'echo-audio[{extra}]'")
+        how = f"{sys.executable} -m pip install 'echo-audio[{extra}]'"
+        super().__init__(f"{feature} needs an optional part of Echo. Install it with: {how}")
         self.feature, self.extra = feature, extra
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:

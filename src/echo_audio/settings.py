@@ -62,11 +62,18 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, _keys(cls), n=1, cutoff=0.4)
+            near = _nearest(where, _keys(cls))
             lines.append(f"unknown key {where!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
             lines.append(f"{where or 'configuration'}: {problem['msg']} (got {problem['input']!r})")
     return "the configuration has a problem: " + "; ".join(lines)
+
+
+def _nearest(key: str, known: list[str]) -> list[str]:
+    """The key that was meant, if one is near: by its whole name, or by its last part."""
+    last = {name.rpartition(".")[2]: name for name in known}
+    by_last = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
+    return difflib.get_close_matches(key, known, n=1, cutoff=0.8) or [last[name] for name in by_last]
 
 
 def _keys(cls: type[BaseModel], prefix: str = "") -> list[str]:

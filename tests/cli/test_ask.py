@@ -8,8 +8,10 @@ import json
 import signal
 import sys
 
+import numpy as np
 import pytest
 
+from echo_audio.audio import SAMPLE_RATE, Recording, encode_flac
 from echo_audio.cli.engines import EngineName, open_engine
 from echo_audio.engines.scripted import ScriptedFamily
 from echo_audio.errors import ConfigError, EngineError, MissingExtraError
@@ -138,6 +140,7 @@ BAD = {
     "no sound": (("notes.txt", QUESTION), "is not audio"),
     "an empty file": (("empty.wav", QUESTION), "is empty"),
     "half a file": (("half.flac", QUESTION), "download or export it again"),
+    "silence": (("silent.flac", QUESTION), "check the microphone or the export\n"),
     "a misspelt option": (("door.flac", QUESTION, "--chioce", "a"), "did you mean --choice?"),
     "an abbreviated option": (("door.flac", QUESTION, "--temp", "1"), "did you mean --temperature?"),
     "a file that looks like an option": (("-door.flac", QUESTION), "write ./-door.flac"),
@@ -159,6 +162,7 @@ BAD = {
 def test_bad_input_gets_one_sentence_with_the_cure(run, engine, folder, name):
     (folder / "notes.txt").write_text("no sound at all\n" * 30)
     (folder / "empty.wav").touch()
+    (folder / "silent.flac").write_bytes(encode_flac(Recording(np.zeros(SAMPLE_RATE, np.float32))))
     (folder / "half.flac").write_bytes((folder / "door.flac").read_bytes()[:30_000])
     (folder / "-door.flac").write_bytes((folder / "door.flac").read_bytes())
     (folder / "broken.jsonl").write_text('{"question')

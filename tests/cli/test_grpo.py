@@ -56,6 +56,26 @@ def test_mistakes_are_told_in_one_line(run, tmp_path):
     assert run("grpo", tmp_path / "none.toml").code == 2
 
 
+def test_a_folder_that_cannot_be_is_told_in_one_line(run, tmp_path):
+    (tmp_path / "file").touch()
+    for arguments in (
+        ("grpo", CONFIGS / "smoke-grpo.toml", f"out={tmp_path / 'file'}"),
+        ("sft", CONFIGS / "smoke-sft.toml", f"out={tmp_path / 'file'}"),
+        ("data", "scenes", "--out", tmp_path / "file", "--n", "3"),
+        ("data", "scenes", "--out", tmp_path / "file" / "more", "--n", "3"),
+    ):
+        said = run(*arguments)
+        assert said.code == 2 and str(tmp_path / "file") in said.err and said.err.count("\n") == 1
+
+
+def test_keys_of_another_verb_are_not_taken_for_near_ones(run, tmp_path):
+    said = run("sft", CONFIGS / "smoke-grpo.toml")
+    assert "unknown key 'rollout';" in said.err and "did you mean 'train.max_steps'" in said.err
+    assert "required: config (see" in run("sft").err
+    said = run("sft", CONFIGS / "smoke-sft.toml", f"out={tmp_path / 'run'}", 'data.banks=["clips/none.npz"]')
+    assert "there is no bank of clips at clips/none.npz" in said.err and "echo-audio data bank" in said.err
+
+
 def test_held_out_questions_are_not_those_of_training(run, tmp_path):
     said = run("grpo", CONFIGS / "smoke-grpo.toml", f"out={tmp_path / 'run'}", "eval.seed=11")
     assert said.code == 2 and "eval.seed" in said.err

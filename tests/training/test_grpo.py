@@ -96,6 +96,7 @@ def test_a_run_killed_between_steps_goes_on_exactly(settings, monkeypatch, save_
     assert same_weights(killed.out, settings.out)
     if save_every == 3:
         assert lines_of(killed.out)[0]["reused_rollouts"] == 4, "what was sampled is not sampled again"
+        assert lines_of(killed.out)[0]["tokens_per_s"] == 0
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ import torch
 from echo_audio.data.render import render
 from echo_audio.data.scenes import draw_row
 from echo_audio.encoding import TranscriptEncoder
-from echo_audio.errors import ConfigError, TrainingError
+from echo_audio.errors import ConfigError, ModelError, TrainingError
 from echo_audio.models.thinker import Thinker
 from echo_audio.training import adapters, sft, sources
 from echo_audio.training.batch import collate
+from echo_audio.training.folder import claimed
 from echo_audio.training.marks import Columns
 from echo_audio.training.mixing import Mixer
 from echo_audio.training.model import SftModel, _painted
@@ -170,6 +171,46 @@ def test_a_run_that_diverges_stops_and_saves_nothing_broken(settings, monkeypatc
         sft.train(change(settings, "train", save_every_s=1e9))
     assert not (Path(settings.out) / "model").exists()
     assert sft.last_checkpoint(Path(settings.out) / "checkpoints") is None
+
+
+def test_a_run_that_is_done_stays_as_it_is(settings):
+    settings = change(settings, "train", max_steps=3, save_every_s=1e-6)
+    model = sft.train(settings) / "model.safetensors"
+    made, lines = model.read_bytes(), metrics(settings)
+    sft.train(settings)
+    assert model.read_bytes() == made and metrics(settings) == lines
+    model.parent.joinpath("config.json").unlink()  # killed before all of the model was written
+    sft.train(settings)
+    assert model.read_bytes() == made and metrics(settings) == lines
+
+
+def test_a_folder_belongs_to_one_run_and_a_start_that_failed_binds_nobody(settings, tmp_path):
+    with pytest.raises(ModelError):
+        sft.train(change(settings, "model", source=str(tmp_path / "nowhere")))
+    with claimed(Path(settings.out), "x = 1"), pytest.raises(TrainingError, match="another process trains in"):
+        sft.train(settings)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(TrainingError, match="cannot be a run's folder"):
+        sft.train(settings.model_copy(update={"out": str(file)}))
+
+
+def test_ctrl_c_is_told_as_such_and_epochs_go_on_after_it(settings, monkeypatch):
+    settings = change(settings, "train", epochs=2.0, save_every_s=1e-6, log_every=1)
+    step = sft.SftTrainer.training_step
+
+    def stopped(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(sft.SftTrainer, "training_step", stopped)
+    with pytest.raises(KeyboardInterrupt, match="at step 3; a checkpoint was written"):
+        sft.train(settings)
+    monkeypatch.undo()
+    sft.train(settings)
+    epochs = [line["epoch"] for line in metrics(settings)]
+    assert len(epochs) > 4 and epochs == sorted(epochs) and np.ptp(np.diff(epochs)) < 2e-3
 
 
 def test_other_settings_do_not_overwrite_a_run(settings):

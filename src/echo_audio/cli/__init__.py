@@ -37,6 +37,12 @@ VERBS = {
     "export": ("echo_audio.cli.export", "a trained model as a folder that transformers and vLLM load"),
 }
 
+_PATHS = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM,
+    errno.EROFS,
+}  # fmt: skip
+"""What is wrong with a path that somebody gave."""
+
 _EPILOG = """begin with:
   echo-audio demo                          the shipped model, about recordings that ship with it
   echo-audio ask FILE "What is heard?"     your own
@@ -56,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _dispatch(arguments)
     except EchoError as error:
-        sys.stderr.write(f"echo-audio: {error}\n")
+        sys.stderr.write(f"echo-audio: {error.plain}\n")
         return 2
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"\nStopped. {stopped}\n" if stopped.args else "\nStopped.\n")
@@ -70,10 +76,13 @@ def run(arguments: Sequence[str]) -> int:
         _drop_output()
         return 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _drop_output()
+            sys.stderr.write("echo-audio: the disk is full; make room, or write somewhere else\n")
+            return 2
+        if error.errno not in _PATHS or error.filename is None:
             raise
-        _drop_output()
-        sys.stderr.write("echo-audio: the disk is full; make room, or write somewhere else\n")
+        sys.stderr.write(f"echo-audio: {error.filename}: {error.strerror}; check the path and its permissions\n")
         return 2
 
 

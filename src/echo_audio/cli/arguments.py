@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         if wrong is not None:
             known = [name.strip("' ") for name in wrong[3].split(",")]
             message = f"{wrong[1]}: {wrong[2]!r} is none of {', '.join(known)}{nearest(wrong[2], known)}"
+        message = message.replace("required: config, override", "required: config")  # a list may be empty
         raise ConfigError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 
     # argparse types these by overloads; the namespace is never given here.

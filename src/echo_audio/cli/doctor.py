@@ -249,7 +249,7 @@ def _lines(machine: dict[str, Any], packages: dict[str, Package], verbs: Sequenc
         "",
     ]
     for verb in verbs:
-        lines.append(f"{verb.name:<8}{'needs something' if verb.missing else 'ready'}")
+        lines.append(f"{verb.name:<10}{'needs something' if verb.missing else 'ready'}")
         for lack in (*verb.missing, *verb.hints):
             mark = "-" if lack in verb.missing else "optional:"
             lines += [f"        {mark} {lack.what}", f"            {lack.cure}"]

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     scenes.set_defaults(run=_scenes)
     add_benchmarks(verbs)
     add_attention(verbs)
-    compare = verbs.add_parser("compare", help="two runs on the same questions, with a paired test")
+    compare = verbs.add_parser("compare", help="two runs of `eval scenes` on the same questions, with a paired test")
     compare.add_argument("first", type=Path, help="folder of --out")
     compare.add_argument("second", type=Path)
     compare.add_argument("--played", default=str(Played.CROP))
@@ -78,9 +78,9 @@ def _scenes(args: argparse.Namespace) -> int:
         runs = {played: _pass(args, items, listener, played) for played in _passes(args)}
     truth = runs.pop(Played.CROP, [])
     scores = summary(truth, {str(played): samples for played, samples in runs.items()}) | about
+    _show(scores)
     if args.json is not None:
         write_whole(args.json, json.dumps(scores, indent=1) + "\n")
-    _show(scores)
     return 0
 
 
@@ -158,6 +158,10 @@ def _compare(args: argparse.Namespace) -> int:
     from echo_audio.evaluation.run import read_samples
     from echo_audio.evaluation.statistics import paired
 
+    for folder in (args.first, args.second):
+        if not (folder / f"{args.played}.jsonl").is_file():
+            what = "this compares runs of `eval scenes --out`; for a benchmark's: echo-audio compare"
+            raise DataError(f"{folder} has no {args.played}.jsonl: {what}")
     first, second = (read_samples(folder / f"{args.played}.jsonl") for folder in (args.first, args.second))
     keys = sorted(first.keys() & second.keys())
     if not keys:

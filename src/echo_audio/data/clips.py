@@ -331,7 +331,10 @@ def load_bank(path: Path) -> ClipBank:
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not a packed bank of clips ({error}); make it with save_bank") from error
+        if isinstance(error, FileNotFoundError):
+            what = "make it with `echo-audio data bank`, or train on made sounds alone with 'data.banks=[]'"
+            raise DataError(f"there is no bank of clips at {path}: {what}") from None
+        raise DataError(f"{path} is not a packed bank of clips ({error}); make it with `echo-audio data bank`") from error
 
 
 def _unpacked(header: dict[str, object], samples: NDArray[np.generic]) -> list[Clip]:

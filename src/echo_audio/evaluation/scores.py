@@ -187,14 +187,18 @@ def _macros(samples: Sequence[Sample], about: Mapping[str, Any]) -> dict[str, An
 
 
 def chance(samples: Sequence[Sample], rule: OfficialRule = OfficialRule.WORDS) -> dict[str, float]:
-    """What is right without listening: a choice drawn at random, and always the first one by the official rule."""
+    """What is right without listening: a choice drawn at random, and always the first one by the official rule.
+
+    What could not be asked is wrong here too, as in the scores beside it.
+    """
     asked = [(s.answer, s.transcript["question"]["choices"]) for s in samples if s.transcript and s.answer is not None]
     shown = [(answer, choices) for answer, choices in asked if choices]
     if not shown:
         return {}
     first = sum(rule.match(choices[0], answer, choices) for answer, choices in shown)
     uniform = sum(1 / len(choices) for _, choices in shown)
-    return {"uniform": round(uniform / len(shown), 4), "always_first": round(first / len(shown), 4)}
+    n = len(shown) + sum(not sample.transcript for sample in samples)
+    return {"uniform": round(uniform / n, 4), "always_first": round(first / n, 4)}
 
 
 def distribution(samples: Sequence[Sample]) -> dict[str, int]:

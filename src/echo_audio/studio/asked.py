@@ -137,7 +137,7 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where.rpartition(".")[2], _names(kind), n=1, cutoff=0.5)
         return f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    said = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = repr(problem["input"])
     shown = "" if problem["type"] == "missing" else f" (got {got if len(got) <= 60 else got[:57] + '...'})"
     return f"{where or 'the body'}: {said[:1].lower()}{said[1:]}{shown}".encode("utf-8", "replace").decode()

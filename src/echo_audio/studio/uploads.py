@@ -84,7 +84,7 @@ class Uploads:
         except RequestError:
             raise
         except EchoError as error:
-            raise _refusal(str(error), name, self.max_duration_s) from None
+            raise _refusal(error.plain, name, self.max_duration_s) from None
 
     async def named(self, text: str, what: str) -> tuple[Recording, str]:
         """The recording that a field names (the id of a kept one, a data: URL, or base64), and what to call it.
@@ -154,7 +154,4 @@ def _refusal(said: str, name: str, max_duration_s: float) -> RequestError:
     said = said.replace("the audio data", f"'{name}'" if name else "the recording")
     if "over the limit of" in said:
         return RequestError(f"{said.partition(', over the limit')[0]}; the limit is {max_duration_s:g} s", 413, "too_long")
-    for advice in ("allow_silent=True", "allow_truncated=True"):
-        if advice in said:
-            said = said.rpartition(", or ")[0]
     return RequestError(said, 415 if "not audio that can be read" in said else 400, "bad_audio")

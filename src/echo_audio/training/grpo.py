@@ -25,9 +25,10 @@ from echo_audio.errors import ConfigError, EchoError, TrainingError
 from echo_audio.listen import Engine
 from echo_audio.training import grpo_metrics, grpo_report
 from echo_audio.training.advantages import group_advantages
+from echo_audio.training.folder import claimed
 from echo_audio.training.gains import Gain, Gains
 from echo_audio.training.grpo_settings import GrpoSettings
-from echo_audio.training.grpo_state import Checkpoints, Position, claim, drop_after, export, write_evidence
+from echo_audio.training.grpo_state import Checkpoints, Position, drop_after, export, write_evidence
 from echo_audio.training.losses import Diagnostics
 from echo_audio.training.parallel import Crew
 from echo_audio.training.policy import Reference, make_policy
@@ -71,19 +72,18 @@ def train(settings: GrpoSettings, *, evaluate: Evaluate | None = None, watch: Wa
         The folder of the trained model.
 
     Raises:
-        TrainingError: a loss, a gradient or a weight is not finite; nothing broken was saved.
+        TrainingError: a loss, a gradient or a weight is not finite, and nothing broken was saved; or the folder is another
+            run's.
         ConfigError: the settings do not fit the number of processes.
     """
     crew = Crew()
-    out = Path(settings.out)
-    if crew.first:
-        claim(out, settings)
-    crew.wait()
-    run = GrpoRun(settings, crew, evaluate, watch or Watch())
-    try:
-        return run.run()
-    finally:
-        run.close()
+    with claimed(Path(settings.out), settings.to_toml(), first=crew.first):
+        crew.wait()
+        run = GrpoRun(settings, crew, evaluate, watch or Watch())
+        try:
+            return run.run()
+        finally:
+            run.close()
 
 
 @dataclass
@@ -297,7 +297,8 @@ class GrpoRun:
 
     def _times(self, line: dict[str, Any], step_s: float, elapsed_s: float) -> dict[str, float]:
         phases = {f"{name}_s": round(self.spent_s[name], 3) for name in _PHASES}
-        sampled = line["tokens"] * line["rollouts"] / max(1e-9, self.spent_s["rollout"])
+        new = line["rollouts"] - line["reused_rollouts"]  # the others were sampled before this start
+        sampled = line["tokens"] * new / max(1e-9, self.spent_s["rollout"])
         memory = {}
         if self.crew.device.type == "cuda":
             memory = {"peak_gb": round(torch.cuda.max_memory_reserved(self.crew.device) / 1e9, 2)}

@@ -26,26 +26,13 @@ from echo_audio.errors import TrainingError
 from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
 from echo_audio.training import adapters
-from echo_audio.training.grpo_settings import GrpoSettings, PolicySettings
+from echo_audio.training.grpo_settings import PolicySettings
 from echo_audio.training.parallel import Crew, like, whole
 from echo_audio.training.policy import Policy
 from echo_audio.training.update import Learned, Updater
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _KEPT = 2
-
-
-def claim(out: Path, settings: GrpoSettings) -> None:
-    """Make the run folder, with its settings in it.
-
-    Raises:
-        TrainingError: it holds a run with other settings.
-    """
-    path, text = out / "config.toml", settings.to_toml()
-    out.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise TrainingError(f"{out} holds a run with other settings; give another `out`, or delete that folder to start anew")
-    path.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

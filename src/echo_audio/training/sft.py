@@ -1,7 +1,8 @@
 """Stage 1: supervised fine-tuning on written transcripts, on transformers' Trainer.
 
-A run folder holds config.toml, metrics.jsonl, checkpoints/ and, at the end, curves.svg and model/: a folder that transformers
-and every verb of Echo load. A run that was killed goes on from its last checkpoint when it is started again.
+A run folder holds config.toml, metrics.jsonl, checkpoints/ and, at the end, curves.svg, done.json and model/: a folder that
+transformers and every verb of Echo load. A run that was killed goes on from its last checkpoint when it is started again; one
+that is done stays as it is.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from echo_audio.models import folders
 from echo_audio.models.thinker import Thinker, save_folder
 from echo_audio.training import adapters, curves
 from echo_audio.training.batch import COUNTED, VERDICT_WORDS, decisive_words
+from echo_audio.training.folder import claimed
 from echo_audio.training.marks import Columns
 from echo_audio.training.mixing import Mixer, SoundTable
 from echo_audio.training.model import SftModel
@@ -42,6 +44,7 @@ from echo_audio.training.sources import Form, SceneRows, StoreRows
 from echo_audio.training.tracker import Tracker
 
 _WEIGHTS = "training.safetensors"
+_DONE = "done.json"
 
 
 def train(settings: SftSettings) -> Path:
@@ -51,11 +54,18 @@ def train(settings: SftSettings) -> Path:
         The folder of the trained model.
 
     Raises:
-        TrainingError: a loss or a weight is not finite; nothing broken was saved.
+        TrainingError: a loss or a weight is not finite, and nothing broken was saved; SIGTERM came, and a checkpoint was
+            written; or the folder is another run's.
+        KeyboardInterrupt: Ctrl-C came, and a checkpoint was written.
     """
     out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
-    _same_settings(out / "config.toml", settings)
+    with claimed(out, settings.to_toml(), first=PartialState().is_main_process):
+        if (out / _DONE).is_file() and (out / "model" / "config.json").is_file():
+            return out / "model"
+        return _train(settings, out)
+
+
+def _train(settings: SftSettings, out: Path) -> Path:
     torch.manual_seed(settings.train.seed)
     stock = make_stock(settings.data.banks)
     source = _source(settings, stock, out)
@@ -78,18 +88,31 @@ def train(settings: SftSettings) -> Path:
         model.compile_layers()
     resume = last_checkpoint(out / "checkpoints")
     trainer = SftTrainer(model, rows, settings, resume)
+    before = steps_done(resume)
+    if resume is not None and 0 < settings.train.max_steps <= before:  # only its model is missing
+        trainer._load_from_checkpoint(resume)
+    else:
+        _run(trainer, resume)
+    adapters.merge(thinker)
+    save_folder(thinker, out / "model", folders.resolve(source))
+    (out / _DONE).write_text(json.dumps({"steps": max(trainer.state.global_step, before)}) + "\n", encoding="utf-8")
+    return out / "model"
+
+
+def _run(trainer: SftTrainer, resume: str | None) -> None:
+    """Train to the end, or until somebody asks to stop."""
     try:
         trainer.train(resume_from_checkpoint=resume)
     finally:
         trainer.progress.restore_signals()
-    if trainer.progress.stopped_by is not None:
-        raise TrainingError(
-            f"stopped by {trainer.progress.stopped_by.name} at step {trainer.state.global_step}; a checkpoint was written: "
-            "start the same command again and it goes on from there"
-        )
-    adapters.merge(thinker)
-    save_folder(thinker, out / "model", folders.resolve(source))
-    return out / "model"
+    by = trainer.progress.stopped_by
+    if by is None:
+        return
+    again = "a checkpoint was written: start the same command again and it goes on from there"
+    where = f"at step {trainer.state.global_step}; {again}"
+    if by is signal.SIGINT:
+        raise KeyboardInterrupt(f"It ended {where}")
+    raise TrainingError(f"stopped by {by.name} {where}")
 
 
 def recompute_activations(thinker: Thinker) -> None:
@@ -127,16 +150,6 @@ def _source(settings: SftSettings, stock: Stock, out: Path) -> str:
     if not (folder / "config.json").is_file():
         write_new_model(folder, settings, stock)
     return str(folder)
-
-
-def _same_settings(path: Path, settings: SftSettings) -> None:
-    """Write the resolved settings beside the run; refuse to go on with others."""
-    text = settings.to_toml()
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise TrainingError(
-            f"{path.parent} holds a run with other settings; give another `out`, or delete that folder to start anew"
-        )
-    path.write_text(text, encoding="utf-8")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -289,7 +302,7 @@ class Progress(TrainerCallback):
         self.tracker = Tracker(settings.name, settings.model_dump(mode="json"), enabled=settings.train.track)
         self.began = self.logged = self.saved = time.monotonic()
         self.stopped_by: signal.Signals | None = None
-        self.spent_s = 0.0
+        self.spent_s = self.passed = 0.0
         self._handlers: dict[signal.Signals, Any] = {}
 
     def _stop(self, number: int, _frame: object) -> None:
@@ -303,9 +316,12 @@ class Progress(TrainerCallback):
             signal.signal(number, handler)
         self._handlers = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any = (), **_: Any
+    ) -> None:
         """Drop what was logged after the checkpoint that this run resumes from; listen for signals."""
         self.began = self.logged = self.saved = time.monotonic()
+        self.passed = state.global_step * args.gradient_accumulation_steps / max(1, len(train_dataloader))
         if threading.current_thread() is threading.main_thread():
             self._handlers = {n: signal.signal(n, self._stop) for n in (signal.SIGTERM, signal.SIGINT)}
         if self.metrics.is_file():
@@ -338,7 +354,8 @@ class Progress(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        line = {"step": state.global_step, **logs, **summarise(self.model.drain(), now - self.logged)}
+        share = {"epoch": round(logs.get("epoch", 0.0) + self.passed, 4)}  # the Trainer's own begins anew at a resume
+        line = {"step": state.global_step, **logs, **share, **summarise(self.model.drain(), now - self.logged)}
         line["elapsed_s"] = round(self.elapsed_s(), 2)
         self.logged = now
         with self.metrics.open("a", encoding="utf-8") as file:
