@@ -202,14 +202,18 @@ def _ask_all(args: argparse.Namespace, items: BenchmarkItems, listener: Listener
             tell_speed(args.out, speed.to_json())
 
 
-def tell_speed(folder: Path | None, speed: dict[str, Any]) -> None:
-    """Print what a process did in its time, and add it to the folder's speed.jsonl."""
+def tell_speed(folder: Path | None, speed: dict[str, Any], what: str = "") -> None:
+    """Print what a process did in its time, and add it to the folder's speed.jsonl.
+
+    Args:
+        what: was done; said before the numbers.
+    """
     if folder is not None:
         with (folder / "speed.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(speed) + "\n")
     console(to_stderr=True).print(
         Text(
-            f"{speed['n']} asked in {speed['wall_s']:.1f} s: {speed['questions_per_s']:.2f} a second, "
+            f"{what and what + ': '}{speed['n']} asked in {speed['wall_s']:.1f} s: {speed['questions_per_s']:.2f} a second, "
             f"{speed['real_time_factor']:.1f} s of audio and {speed['tokens_per_s']:.0f} tokens a second; fewer than half of "
             f"the {speed['slots']} slots were in use for {100 * speed['half_empty']:.0f} % of the time",
             "dim",

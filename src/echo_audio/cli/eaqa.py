@@ -355,9 +355,10 @@ def _test_endpoint(args: argparse.Namespace) -> int:
     for told in args.fault:
         name, _, share = told.partition("=")
         try:
-            shares[Fault(name)] = float(share or "nothing")
-        except ValueError:
-            raise ConfigError(f"--fault {told}: write one of {', '.join(Fault)} with a share, as in busy=0.1") from None
+            shares[Fault(name)] = number(0, 1)(share)
+        except (ValueError, argparse.ArgumentTypeError):
+            cure = f"write one of {', '.join(Fault)} with a share from 0 to 1, as in busy=0.1"
+            raise ConfigError(f"--fault {told}: {cure}") from None
     with serving(Behaviour(shares), args.port) as server:
         console().print(Text(f"{server.url} answers by rules; Ctrl-C ends it."), soft_wrap=True)
         try:

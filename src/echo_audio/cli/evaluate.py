@@ -108,7 +108,8 @@ def _pass(args: argparse.Namespace, items: SceneItems, listener: Listener, playe
         raise KeyboardInterrupt(again) from None
     finally:
         if new:
-            tell_speed(args.out, slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new)).to_json())
+            speed = slots.speed(len(new), sum(s.duration_s for s in new), sum(s.n_tokens for s in new))
+            tell_speed(args.out, speed.to_json(), str(played))
 
 
 def _same_run(out: Path, about: dict[str, Any]) -> None:

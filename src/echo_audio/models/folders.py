@@ -80,7 +80,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{path.parent} has no {path.name}; is it a complete model folder?") from None
+        inside = path.parent / "model"  # of a training's folder
+        cure = f"give {inside}" if (inside / path.name).is_file() else "is it a complete model folder?"
+        raise ModelError(f"{path.parent} has no {path.name}; {cure}") from None
     except ValueError as error:
         raise ModelError(f"{path} is not valid JSON ({error}); download the model again") from None
     if not isinstance(value, dict):

@@ -153,8 +153,10 @@ def read_text(path: Path) -> str:
         if path.stat().st_size > MOST_LABEL_BYTES:
             raise DataError(f"{path} is larger than 1 GiB; no label file is")
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({error}); correct the path, or save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); correct the path") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read as text ({error}); save it as UTF-8") from None
 
 
 def read_entries(path: Path) -> list[Any]:
