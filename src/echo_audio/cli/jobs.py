@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from echo_audio import locks
 from echo_audio.errors import ConfigError
 from echo_audio.evaluation.ablation import AtOnce, Job
 
@@ -231,13 +232,8 @@ def _locked(out: Path) -> Iterator[int]:
     """The folder's lock, as a file that commands inherit: it is free when the last of them has ended, however that was."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("ab") as file:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(f"commands of an earlier start still work in {out}; wait for them, or end them") from None
+        if not locks.take(file.fileno()):
+            raise ConfigError(f"commands of an earlier start still work in {out}; wait for them, or end them")
         yield file.fileno()
 
 

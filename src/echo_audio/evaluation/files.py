@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from echo_audio import locks
 from echo_audio.errors import DataError
 from echo_audio.evaluation.base import Ask, Sample
 from echo_audio.transcript import Played
@@ -62,7 +62,8 @@ def appending(path: Path | None) -> Iterator[Callable[[Sample], None]]:
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; check the folder and its permissions") from None
     with file:
-        _lock(file.fileno(), path)
+        if not locks.take(file.fileno()):
+            raise DataError(f"another process is writing {path}; wait for it, or give each its own --shard I/N")
         file.seek(0)
         raw = file.read()
         file.truncate(raw.rfind(b"\n") + 1)
@@ -74,18 +75,6 @@ def appending(path: Path | None) -> Iterator[Callable[[Sample], None]]:
             os.fsync(file.fileno())
 
         yield keep
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """One writer a file. The lock goes with its process, however that ends."""
-    if sys.platform == "win32":  # no flock there
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise DataError(f"another process is writing {path}; wait for it, or give each its own --shard I/N") from None
 
 
 def _scenes(folder: Path, played: Played) -> list[Sample]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
+from echo_audio import locks
 from echo_audio.errors import TrainingError
 
 _BEGUN = ("checkpoints", "metrics.jsonl", "rollouts", "model", "new")
@@ -34,20 +33,10 @@ def claimed(out: Path, settings: str, *, first: bool = True) -> Iterator[None]:
     except OSError as error:
         raise TrainingError(f"{out} cannot be a run's folder ({error.strerror}); give another `out`") from None
     with file:
-        _lock(file, out)
+        if not locks.take(file.fileno()):
+            raise TrainingError(f"another process trains in {out}; wait for it, or give another `out`")
         _claim(out, settings)
         yield
-
-
-def _lock(file: IO[str], out: Path) -> None:
-    if sys.platform == "win32":  # no flock there
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TrainingError(f"another process trains in {out}; wait for it, or give another `out`") from None
 
 
 def _claim(out: Path, settings: str) -> None:

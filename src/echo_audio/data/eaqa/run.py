@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from echo_audio import locks
 from echo_audio.data.eaqa.balance import balances
 from echo_audio.data.eaqa.finish import settled, write_stores
 from echo_audio.data.eaqa.journal import Journal, Outcome, Route
@@ -69,10 +69,8 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is making {folder}; wait for it, or give another out=DIR") from None
+        if not locks.take(handle):
+            raise ConfigError(f"another process is making {folder}; wait for it, or give another out=DIR")
         for left in (folder / "audio").rglob(".*.flac.*"):  # half a file of a process that was killed
             left.unlink()
         yield
