@@ -223,11 +223,9 @@ def sides_of(engine: VllmEngine, n: int, given: argparse.Namespace) -> dict[str,
 def measure(engine: VllmEngine, sides: dict[str, tuple[Run, int]], rounds: int) -> dict[str, float]:
     """Transcripts a second of each side: all sides one after another, so many times."""
     on_loop, whole = engine._call, engine.whole  # pyright: ignore[reportPrivateUsage]
-    seconds, number = {name: list[float]() for name in sides}, 2
-    for nth in range(rounds):
+    seconds, number = dict.fromkeys(sides, 0.0), 2
+    for _ in range(rounds):
         for name, (run, n_transcripts) in sides.items():
-            if name == "waves" and nth:
-                continue  # slow, and the same every time
             engine.whole, number = name != "tokens" and whole, number + 1
             parts = [part for part in PARTS if part not in WITHOUT.get(name, ())]
             on_loop(engine.llm.collective_rpc("echo_hear", args=(parts,)))
@@ -235,12 +233,12 @@ def measure(engine: VllmEngine, sides: dict[str, tuple[Run, int]], rounds: int) 
             began = time.perf_counter()
             tokens = asyncio.run(work) if name in BY_ENGINE else on_loop(work)
             took = time.perf_counter() - began
-            seconds[name].append(took)
+            seconds[name] += took
             rates = f"{n_transcripts / took:8.2f} transcripts/s  {tokens / took:8.0f} tokens/s"
             print(f"{name:<8} {rates}  {took:6.2f} s", flush=True)
     engine.whole = whole
     on_loop(engine.llm.collective_rpc("echo_hear"))
-    return {name: len(seconds[name]) * n_transcripts / sum(seconds[name]) for name, (_, n_transcripts) in sides.items()}
+    return {name: rounds * n_transcripts / seconds[name] for name, (_, n_transcripts) in sides.items()}
 
 
 def profile(engine: VllmEngine, folder: Path, n_prompts: int) -> None:
@@ -301,7 +299,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sides", nargs="+", default=[side for side in SIDES if side != "unseeded"], choices=SIDES)
-    parser.add_argument("--rounds", type=int, default=2, help="how often each side but waves is measured; the mean is told")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each side is measured; the mean is told")
     parser.add_argument("--no-waves", action="store_true", help="leave the slow side out")
     parser.add_argument("--runner", type=int, default=2, choices=(1, 2), help="which of vLLM's model runners")
     parser.add_argument("--dissect", action="store_true", help="the ceiling's workload with each thing that listening asks for")

@@ -116,6 +116,7 @@ def test_the_strict_rule_counts_equal_choices_once():
     assert strict_score(response, "Man", ("Man", "Woman", "Man")).verdict is Verdict.CORRECT
     assert strict_score(response, "Man", ("man", "MAN")).verdict is Verdict.UNPARSED
     assert strict_choice("A B", ("A", "B")) is None
+    assert strict_choice("«Woman»", PEOPLE) == "Woman", "whoever asks, not only the rules"
     assert strict_score("<answer>Connor</answer>", "Connor ", ("Connor ", "Andrew ")).correct
 
 

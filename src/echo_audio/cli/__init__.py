@@ -55,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line; returns its exit code. Errors that nobody foresaw pass through, with their traceback."""
+    """Run a command line; returns its exit code.
+
+    A full disk, and what is wrong with a path, are one sentence; errors that nobody foresaw pass through, with their traceback.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character must not end the work

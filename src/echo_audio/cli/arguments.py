@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
         if wrong is not None:
             known = [name.strip("' ") for name in wrong[3].split(",")]
             message = f"{wrong[1]}: {wrong[2]!r} is none of {', '.join(known)}{nearest(wrong[2], known)}"
-        message = message.replace("required: config, override", "required: config")  # a list may be empty
+        for action in self._actions:
+            if action.nargs == "*":  # may be left out, and argparse names it all the same
+                message = message.removesuffix(f", {action.dest}")
         raise ConfigError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 
     # argparse types these by overloads; the namespace is never given here.

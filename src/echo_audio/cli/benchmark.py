@@ -211,9 +211,10 @@ def tell_speed(folder: Path | None, speed: dict[str, Any], what: str = "") -> No
     if folder is not None:
         with (folder / "speed.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(speed) + "\n")
+    begin = f"{what}: " if what else ""
     console(to_stderr=True).print(
         Text(
-            f"{what and what + ': '}{speed['n']} asked in {speed['wall_s']:.1f} s: {speed['questions_per_s']:.2f} a second, "
+            f"{begin}{speed['n']} asked in {speed['wall_s']:.1f} s: {speed['questions_per_s']:.2f} a second, "
             f"{speed['real_time_factor']:.1f} s of audio and {speed['tokens_per_s']:.0f} tokens a second; fewer than half of "
             f"the {speed['slots']} slots were in use for {100 * speed['half_empty']:.0f} % of the time",
             "dim",

@@ -332,7 +332,7 @@ def load_bank(path: Path) -> ClipBank:
         if isinstance(error, DataError):
             raise
         if isinstance(error, FileNotFoundError):
-            what = "make it with `echo-audio data bank`, or train on made sounds alone with 'data.banks=[]'"
+            what = "make it with `echo-audio data bank`, or do without it (in a training: 'data.banks=[]')"
             raise DataError(f"there is no bank of clips at {path}: {what}") from None
         raise DataError(f"{path} is not a packed bank of clips ({error}); make it with `echo-audio data bank`") from error
 

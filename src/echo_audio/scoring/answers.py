@@ -71,8 +71,14 @@ def strict_choice(given: str, choices: Sequence[str]) -> str | None:
     """The one choice that the text is; None for none or several. Choices that are there twice count once.
 
     Letter for letter first, then without case and edges, then `normalised`; what is unique at one of these is the choice.
-    An article is not overlooked where it tells choices apart, as the A of "A minor" does beside "B minor".
+    An article is not overlooked where it tells choices apart, as the A of "A minor" does beside "B minor". Where that names
+    none, the same for the text `trimmed`.
     """
+    text = trimmed(given)
+    return _same(given, choices) or (_same(text, choices) if text else None)
+
+
+def _same(given: str, choices: Sequence[str]) -> str | None:
     told_apart = {choice.strip(): choice for choice in reversed(choices)}  # the first of equal ones
     if given.strip() in told_apart:
         return told_apart[given.strip()]
@@ -89,7 +95,7 @@ _RAISED = ("<super>", "<sub>", "<fraction>")
 def _bare(text: str) -> str:
     """A dot before a digit is part of the number, and 10² is not 102."""
     kept = (c if unicodedata.decomposition(c).startswith(_RAISED) else unicodedata.normalize("NFKC", c) for c in text)
-    plain = _SPACE.sub(" ", unicodedata.normalize("NFC", "".join(kept))).strip(_EDGES[:1])
+    plain = _SPACE.sub(" ", unicodedata.normalize("NFC", "".join(kept))).strip()
     bare = plain.strip(_EDGES)
     begin = plain.find(bare)
     dotted = bare[:1].isdigit() and plain[:begin].endswith(".")
@@ -114,8 +120,7 @@ def strict_verdict(given: str | None, answer: str, choices: Sequence[str]) -> Sc
     """The strict rule for a text that was taken out of its block already; None or nothing is unparsed."""
     if not given:
         return Score(Verdict.UNPARSED, None, None)
-    shown, text = choices or (answer,), trimmed(given)
-    choice = strict_choice(given, shown) or (strict_choice(text, shown) if text else None)
+    choice = strict_choice(given, choices or (answer,))
     if choice is None:
         return Score(Verdict.UNPARSED if choices else Verdict.INCORRECT, given, None)
     return Score(Verdict.CORRECT if choice.strip() == answer.strip() else Verdict.INCORRECT, given, choice)

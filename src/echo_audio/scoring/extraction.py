@@ -98,7 +98,7 @@ def _read(given: str, choices: Sequence[str]) -> tuple[str | None, Step]:
     if not choices:
         return given, Step.FREE
     text = trimmed(given)
-    choice = strict_choice(given, choices) or (strict_choice(text, choices) if text else None)
+    choice = strict_choice(given, choices)
     if choice is not None:
         return choice, Step.EXACT
     letters = _are_letters(choices)
